@@ -24,6 +24,7 @@ HAX_BEGIN_DECLS
 /* What selects the keys; forward and backward take the same. Fields of patterns not asked for must be
  * NULL or 0. */
 typedef struct hax_sparse_pattern {
+  size_t struct_size;          /* sizeof(hax_sparse_pattern) */
   uint32_t patterns;           /* HAX_PATTERN_*, or-ed, at least one */
   int32_t window;              /* >= 1 with SLIDING_WINDOW */
   int32_t sink;                /* >= 1 with SINK */
@@ -45,7 +46,7 @@ typedef struct hax_sparse_attention_forward_args {
   const hax_tensor* o;          /* out, (B, L, Hq, Dv), T */
   const hax_tensor* lse;        /* out, optional, (B, Hq, L), fp32: natural logarithm of
                                    sum_{j in S_i} exp(scale q_i . k_j); -infinity for an empty row */
-  hax_sparse_pattern pattern;
+  const hax_sparse_pattern* pattern; /* not NULL */
   float scale;                  /* finite, not 0 */
 } hax_sparse_attention_forward_args;
 
@@ -73,7 +74,7 @@ typedef struct hax_sparse_attention_backward_args {
   const hax_tensor* dq;         /* out, optional, (B, L, Hq, Dqk), T */
   const hax_tensor* dk;         /* out, optional, (B, L, Hk, Dqk), T */
   const hax_tensor* dv;         /* out, optional, (B, L, Hk, Dv), T */
-  hax_sparse_pattern pattern;   /* as in forward */
+  const hax_sparse_pattern* pattern; /* as in forward */
   float scale;                  /* as in forward */
   int32_t deterministic;        /* 1: the same bits every run; 0: the library may choose */
 } hax_sparse_attention_backward_args;
