@@ -24,10 +24,11 @@ function(hax_object_library target)
     C_VISIBILITY_PRESET hidden CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden
     VISIBILITY_INLINES_HIDDEN ON)
   target_include_directories(${target} PRIVATE
-    "${PROJECT_SOURCE_DIR}/include" "${PROJECT_SOURCE_DIR}/src" "${PROJECT_BINARY_DIR}/generated")
+    "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/include" "${PROJECT_SOURCE_DIR}/src"
+    "${PROJECT_BINARY_DIR}/generated")
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CXX>:-fno-math-errno -ffp-contract=fast>)
-  target_compile_definitions(${target} PRIVATE HAX_BUILDING_LIBRARY=1 $<$<BOOL:${HAX_WITH_CUDA}>:HAX_WITH_CUDA=1>)
+  target_compile_definitions(${target} PRIVATE $<$<BOOL:${HAX_WITH_CUDA}>:HAX_WITH_CUDA=1>)
   target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX)
 endfunction()
 
