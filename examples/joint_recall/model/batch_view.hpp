@@ -1,0 +1,30 @@
+// One batch as the model reads it: borrowed host memory.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace joint_recall {
+
+// Tokens lie row after row. Padded: `batch` rows of `length` tokens, one item each, padding on the
+// right. Packed: one row that holds all items end to end.
+struct BatchView {
+  int64_t batch = 0;                    // rows; 1 when packed
+  int64_t length = 0;                   // tokens a row
+  std::span<const int32_t> inputs;      // batch * length token ids
+  std::span<const int32_t> labels;      // batch * length: the token that follows; read where asked
+  std::span<const uint8_t> loss_mask;   // batch * length: 1 where the following token is asked for
+  std::span<const int32_t> cu_seqlens;  // packed: items + 1 offsets from 0 to length; else empty
+  std::span<const uint8_t> attention_mask;  // padded: batch * length, 1 = real token; else empty,
+                                            // as it may be where no token is padding
+
+  bool packed() const { return !cu_seqlens.empty(); }
+  int64_t tokens() const { return batch * length; }
+  int64_t items() const { return packed() ? static_cast<int64_t>(cu_seqlens.size()) - 1 : batch; }
+};
+
+// Throws ModelError naming the field that contradicts the others or holds a token out of [0,
+// vocab).
+void check_batch(const BatchView& batch, int64_t vocab_size);
+
+}  // namespace joint_recall

@@ -1,0 +1,103 @@
+// The whole model: embedding, layers, tied head, loss, gradients and the optimiser's state.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/backend.hpp"
+#include "model/batch_view.hpp"
+#include "model/config.hpp"
+
+namespace joint_recall {
+
+// The arrays kept for each parameter.
+enum class ParameterPart { kValue, kGradient, kFirstMoment, kSecondMoment };
+
+struct Parameter {
+  std::string name;  // "backbone.layers.0.mixer.in_proj.weight"
+  std::vector<int64_t> shape;
+  int64_t count = 0;
+  int64_t offset = 0;     // in the flat storage
+  bool trainable = true;  // false: a buffer (hash_projection), which has a value only
+};
+
+struct MicroStep {
+  int64_t step = 1;   // number of the optimiser update this belongs to, from 1 on
+  int32_t index = 0;  // micro-steps of one update count from 0; index 0 clears the gradients
+  int32_t count = 1;  // --grad_acc: gradients are those of the mean over `count` micro-steps
+  double gate_loss_weight = 0.1;
+};
+
+struct StepResult {
+  double loss = 0.0;       // mean cross entropy over the batch's asked positions
+  double gate_loss = 0.0;  // sum over layers of the ranking loss, unweighted
+  double accuracy = 0.0;   // per item the share of asked positions predicted right, mean over items
+  int64_t items = 0;       // items with at least one asked position: what accuracy averages over
+};
+
+struct EvalResult {
+  double loss = 0.0;
+  double accuracy = 0.0;
+  int64_t items = 0;
+  // batch * length: predicted next token at asked positions, -1 elsewhere.
+  std::vector<int32_t> predictions;
+};
+
+// What one layer attends for one item.
+struct LayerAttention {
+  int64_t layer = 0;
+  int64_t num_heads = 1;
+  int64_t length = 0;
+  std::vector<uint32_t> patterns;  // (num_heads, length, length): HAX_PATTERN_* bits by which
+                                   // query i (second axis) attends key j (third); 0: it doesn't
+  std::vector<float> probability;  // the same shape: attention weights
+};
+
+class Model {
+ public:
+  // Throws ModelError for a configuration check_config rejects. All weights are 0 until
+  // initialise() or set(). `seed` keys every random number drawn here.
+  Model(const ModelConfig& config, std::shared_ptr<Backend> backend, uint64_t seed);
+  ~Model();
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  const ModelConfig& config() const;
+
+  // Draws the recipe's initial weights and clears the optimiser's state.
+  void initialise();
+
+  // Parameters first, then buffers; the order is fixed by the configuration.
+  const std::vector<Parameter>& parameters() const;
+  const Parameter& parameter(const std::string& name) const;  // throws ModelError
+  int64_t trainable_count() const;
+  std::vector<float> get(const Parameter& parameter, ParameterPart part) const;
+  // Throws ModelError when the number of values isn't parameter.count.
+  void set(const Parameter& parameter, ParameterPart part, std::span<const float> values);
+
+  // Loss and gradients of one micro-step, without touching the weights.
+  StepResult forward_backward(const BatchView& batch, const MicroStep& micro_step);
+  // One AdamW update with the gradients gathered since micro-step 0. step: from 1 on.
+  void apply(int64_t step, double lr);
+  // Both, for a batch that is a whole step.
+  StepResult train_step(const BatchView& batch, int64_t step, double lr, double gate_loss_weight);
+
+  // draw: keys the hash projection where it is redrawn, e.g. the number of the batch.
+  EvalResult evaluate(const BatchView& batch, uint64_t draw);
+
+  // Attention of every attending layer for one item (one sequence, no padding). Takes
+  // O(length^2) memory, unlike everything else here.
+  std::vector<LayerAttention> attention(const BatchView& item, uint64_t draw);
+
+  // Bytes held for activations; grows only when a larger batch comes.
+  size_t workspace_bytes() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace joint_recall
