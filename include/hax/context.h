@@ -14,10 +14,14 @@ typedef struct hax_context_options {
   /* Threads the CPU backend uses for one call; 0: as many as the OpenMP runtime gives. The numbers
    * computed don't depend on it. */
   int32_t num_threads;
+  /* Best instruction set the CPU backend may use: "x86-64", "x86-64-v3" or "x86-64-v4"; NULL: the best
+   * that the library was built with and the machine has. */
+  const char* cpu_level;
 } hax_context_options;
 
 /* Makes a context. options: NULL for the defaults. context: receives it, not NULL.
- * Errors: INVALID_ARGUMENT (context NULL, num_threads < 0, struct_size), OUT_OF_MEMORY. */
+ * Errors: INVALID_ARGUMENT (context NULL, num_threads < 0, struct_size),
+ * UNSUPPORTED (a cpu_level that was not built or that the machine lacks), OUT_OF_MEMORY. */
 HAX_API hax_status hax_context_create(const hax_context_options* options,
                                       hax_context** context) HAX_NOEXCEPT;
 
