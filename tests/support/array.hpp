@@ -20,7 +20,7 @@ struct Array {
   bool present() const { return !shape.empty() || !data.empty(); }
   int64_t rank() const { return static_cast<int64_t>(shape.size()); }
   int64_t numel() const { return static_cast<int64_t>(data.size()); }
-  int64_t size(int64_t axis) const;  // negative axes count from the back
+  int64_t size(int64_t axis) const;                // negative axes count from the back
   Array reshape(std::vector<int64_t> dims) const;  // one entry may be -1
 
   template <class... Index>

@@ -11,8 +11,8 @@ namespace hax_test {
 
 // How far `got` lies from `want` once shapes and non-finite values are known to agree.
 struct Difference {
-  double error = 0.0;       // ||got - want|| / ||want||, or ||got - want|| where want is zero
-  int64_t worst = -1;       // flat index of the largest absolute difference, -1 when equal
+  double error = 0.0;  // ||got - want|| / ||want||, or ||got - want|| where want is zero
+  int64_t worst = -1;  // flat index of the largest absolute difference, -1 when equal
 };
 
 inline std::string coordinate(const Array& a, int64_t flat) {
@@ -61,8 +61,8 @@ inline ::testing::AssertionResult expect_close(const std::string& name, const Ar
            ::testing::PrintToString(want.data[static_cast<size_t>(i)]);
   };
   if (got.shape != want.shape || got.numel() != want.numel()) {
-    return ::testing::AssertionFailure() << name << ": shape " << to_string(got.shape)
-                                         << ", want " << to_string(want.shape);
+    return ::testing::AssertionFailure()
+           << name << ": shape " << to_string(got.shape) << ", want " << to_string(want.shape);
   }
   if (const int64_t i = first_mask_mismatch(got, want); i >= 0) {
     return ::testing::AssertionFailure() << name << ": NaN or infinity differs" << describe(i);
@@ -71,9 +71,8 @@ inline ::testing::AssertionResult expect_close(const std::string& name, const Ar
   if (gap.error <= tolerance) {
     return ::testing::AssertionSuccess() << name << ": relative error " << gap.error;
   }
-  return ::testing::AssertionFailure()
-         << name << ": relative error " << gap.error << " exceeds " << tolerance << "; worst"
-         << describe(gap.worst);
+  return ::testing::AssertionFailure() << name << ": relative error " << gap.error << " exceeds "
+                                       << tolerance << "; worst" << describe(gap.worst);
 }
 
 }  // namespace hax_test

@@ -50,9 +50,9 @@ inline ::testing::AssertionResult expect_gradient(const std::string& name,
                                                   const Array& gradient,
                                                   const FiniteDifferenceOptions& options = {}) {
   if (x.shape != gradient.shape) {
-    return ::testing::AssertionFailure() << name << ": gradient has shape "
-                                         << to_string(gradient.shape) << ", want "
-                                         << to_string(x.shape);
+    return ::testing::AssertionFailure()
+           << name << ": gradient has shape " << to_string(gradient.shape) << ", want "
+           << to_string(x.shape);
   }
   const auto sample = sample_coordinates(x.numel(), options.samples, options.seed);
   const auto count = static_cast<int64_t>(sample.size());

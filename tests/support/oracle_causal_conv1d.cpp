@@ -47,8 +47,8 @@ Conv1dResult oracle_causal_conv1d(const Conv1dArgs& args) {
         y.at(seq.first_row + t, d) = args.silu ? silu(sum) : sum;
       }
       for (int64_t r = 0; r < map.width - 1; ++r) {
-        final_state.at(s, r, d) = read_input(x, args.initial_state, map, seq, s,
-                                             seq.length - (map.width - 1) + r, d);
+        final_state.at(s, r, d) =
+            read_input(x, args.initial_state, map, seq, s, seq.length - (map.width - 1) + r, d);
       }
     }
   }
