@@ -4,7 +4,8 @@
 
 int main(void) {
   if (hax_version() != HAX_VERSION) {
-    fprintf(stderr, "headers are of version %d, the library is of version %d\n", HAX_VERSION, hax_version());
+    fprintf(stderr, "headers are of version %d, the library is of version %d\n", HAX_VERSION,
+            hax_version());
     return 1;
   }
   printf("hax %s: %s\n", hax_version_string(), hax_status_name(HAX_SUCCESS));
