@@ -71,6 +71,34 @@ struct Sequences {
     const int64_t begin = boundary(s);
     return {0, begin, boundary(s + 1) - begin};
   }
+
+  // Sequence that token t of a row belongs to, for a row that is not empty.
+  HAX_INLINE int64_t sequence_of(int64_t row, int64_t t) const {
+    if (!packed()) return row;
+    int64_t low = 0, high = count() - 1;
+    while (low < high) {
+      const int64_t middle = low + (high - low) / 2;
+      if (boundary(middle + 1) > t) {
+        high = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    return low;
+  }
+
+  // Cuts tokens [begin, end) of a row at sequence boundaries: f(sequence, its range, first, last) with
+  // first and last counted from the sequence's start.
+  template <class F>
+  HAX_INLINE void for_each_piece(int64_t row, int64_t begin, int64_t end, F&& f) const {
+    if (begin >= end) return;
+    for (int64_t s = sequence_of(row, begin); begin < end; ++s) {
+      const Range r = range(s);
+      const int64_t stop = end < r.begin + r.length ? end : r.begin + r.length;
+      if (begin < stop) f(s, r, begin - r.begin, stop - r.begin);
+      begin = stop;
+    }
+  }
 };
 
 }  // namespace hax
