@@ -42,8 +42,7 @@ struct EvalResult {
   double loss = 0.0;
   double accuracy = 0.0;
   int64_t items = 0;
-  // batch * length: predicted next token at asked positions, -1 elsewhere.
-  std::vector<int32_t> predictions;
+  std::vector<int32_t> predictions;  // one for each of the batch's asked_positions
 };
 
 // What one layer attends for one item.

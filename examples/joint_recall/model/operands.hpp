@@ -1,0 +1,66 @@
+// The tensors of one libhax call.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <initializer_list>
+#include <vector>
+
+#include "model/pass.hpp"
+
+namespace joint_recall {
+
+// Makes hax_tensor descriptors of a pass's matrices, in the precision libhax is to be given, and
+// calls an operator with a workspace. Everything made lives as long as the object, which gives its
+// arena memory back at its end.
+class Operands {
+ public:
+  explicit Operands(Pass& pass) : pass_(pass), scope_(pass.arena) {}
+
+  // Activations: a matrix of one row per token as (B, L, axes...); absent ones give NULL.
+  const hax_tensor* in(ConstMatrix tokens, std::initializer_list<int64_t> axes);
+  const hax_tensor* out(Matrix tokens, std::initializer_list<int64_t> axes);
+  // Compact fp32, int32 and int64 tensors of any shape; null pointers give NULL.
+  const hax_tensor* fp32(const float* data, std::initializer_list<int64_t> shape);
+  const hax_tensor* int32(const int32_t* data, std::initializer_list<int64_t> shape);
+  const hax_tensor* int64(const int64_t* data, std::initializer_list<int64_t> shape);
+  const hax_tensor* cu_seqlens();  // NULL when padded
+
+  // Asks for the workspace and runs the operator. Throws ModelError with libhax's error text.
+  template <class Args>
+  void run(const char* name,
+           hax_status (*workspace_size)(const hax_context*, const Args*, size_t*) noexcept,
+           hax_status (*function)(const hax_context*, const Args*, void*, size_t, void*) noexcept,
+           const Args& args) {
+    const hax_context* context = pass_.backend.context();
+    size_t bytes = 0;
+    check(name, workspace_size(context, &args, &bytes));
+    void* workspace = bytes == 0 ? nullptr : pass_.arena.take_bytes(bytes);
+    check(name, function(context, &args, workspace, bytes, pass_.backend.stream()));
+    finish();
+  }
+
+ private:
+  struct Tensor {
+    hax_tensor descriptor;
+    std::array<int64_t, 4> shape, strides;
+  };
+  struct Output {
+    const uint16_t* source;
+    Matrix target;
+  };
+
+  const hax_tensor* make(const void* data, hax_data_type type,
+                         std::initializer_list<int64_t> shape);
+  const hax_tensor* make_tokens(const void* data, hax_data_type type, int64_t stride,
+                                std::initializer_list<int64_t> axes);
+  static void check(const char* name, hax_status status);
+  void finish();  // converts bf16 outputs
+
+  Pass& pass_;
+  Arena::Scope scope_;
+  std::deque<Tensor> tensors_;
+  std::vector<Output> outputs_;
+};
+
+}  // namespace joint_recall

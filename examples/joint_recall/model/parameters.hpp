@@ -1,0 +1,65 @@
+// All parameters of a model in flat arrays, so that one call updates them and a checkpoint can hold them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/backend.hpp"
+#include "model/model.hpp"
+
+namespace joint_recall {
+
+// One parameter as layers see it. The pointers live as long as the store.
+struct Weight {
+  float* value = nullptr;
+  float* gradient = nullptr;  // null for a buffer
+  int64_t rows = 0;           // of the matrix with the first axis as rows
+  int64_t columns = 0;
+
+  bool present() const { return value != nullptr; }
+  int64_t count() const { return rows * columns; }
+  ConstMatrix matrix() const { return compact(static_cast<const float*>(value), rows, columns); }
+  Matrix gradient_matrix() const { return compact(gradient, rows, columns); }
+};
+
+// Layers first declare what they need; allocate() then makes the memory, and weight() hands it out.
+class ParameterStore {
+ public:
+  explicit ParameterStore(Backend& backend) : backend_(backend) {}
+  ~ParameterStore();
+  ParameterStore(const ParameterStore&) = delete;
+  ParameterStore& operator=(const ParameterStore&) = delete;
+
+  // All parameters have to be declared before the first buffer (trainable = false).
+  void declare(const std::string& name, std::vector<int64_t> shape, bool trainable = true);
+  void allocate();
+
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  const Parameter& parameter(const std::string& name) const;  // throws ModelError
+  bool contains(const std::string& name) const { return find(name) != nullptr; }
+  Weight weight(const std::string& name) const;
+  // An absent Weight where the name isn't declared.
+  Weight weight_if_declared(const std::string& name) const;
+  int64_t trainable_count() const;  // without the gaps that align parameters
+
+  float* part(ParameterPart part) const;
+  int64_t flat_count() const { return trainable_end_; }  // of trainable parts, gaps included
+  void get(const Parameter& parameter, ParameterPart part, std::span<float> values) const;
+  void set(const Parameter& parameter, ParameterPart part, std::span<const float> values);
+  void clear(ParameterPart part);
+
+ private:
+  const Parameter* find(const std::string& name) const;
+  float* checked(const Parameter& parameter, ParameterPart part, size_t count) const;
+
+  Backend& backend_;
+  std::vector<Parameter> parameters_;
+  int64_t end_ = 0;            // of values
+  int64_t trainable_end_ = 0;  // of values, and the length of the other parts
+  float* memory_ = nullptr;
+};
+
+}  // namespace joint_recall
