@@ -18,6 +18,13 @@ std::vector<std::string> golden_layer_cases(const Safetensors& file) {
   return cases;
 }
 
+std::string golden_test_name(std::string case_name) {
+  for (char& c : case_name) {
+    if (c == '/' || c == '+') c = '_';
+  }
+  return case_name;
+}
+
 LayerArgs golden_layer_args(const Safetensors& file, const std::string& case_name) {
   const nlohmann::json config = described_cases(file).at(case_name).at("config");
   LayerArgs args;

@@ -102,15 +102,8 @@ std::vector<std::string> all_cases() {
   return cases;
 }
 
-std::string test_name(const ::testing::TestParamInfo<std::string>& info) {
-  std::string name = info.param;
-  for (char& c : name) {
-    if (c == '/' || c == '+') c = '_';
-  }
-  return name;
-}
-
-INSTANTIATE_TEST_SUITE_P(Cases, GoldenLayer, ::testing::ValuesIn(all_cases()), test_name);
+INSTANTIATE_TEST_SUITE_P(Cases, GoldenLayer, ::testing::ValuesIn(all_cases()),
+                         [](const auto& test) { return golden_test_name(test.param); });
 
 TEST(GoldenLayerCases, CoverEveryPattern) { EXPECT_EQ(all_cases().size(), 16U); }
 
