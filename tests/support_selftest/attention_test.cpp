@@ -87,6 +87,11 @@ TEST(AttentionOracle, EmptyRowsGiveZeroAndMinusInfinity) {
 TEST(AttentionOracle, OneKeyCopiesItsValue) {
   const AttentionArgs args = problem();
   const AttentionResult r = oracle_attention(args);
+  for (int64_t c = 0; c < 5; ++c) {  // heads 0 and 1 share key head 0, heads 2 and 3 key head 1
+    EXPECT_DOUBLE_EQ(r.o.at(0, 4, 0, c), args.v.at(0, 4, 0, c));
+    EXPECT_DOUBLE_EQ(r.o.at(0, 4, 2, c), args.v.at(0, 4, 1, c));
+    EXPECT_DOUBLE_EQ(r.o.at(0, 6, 1, c), args.v.at(0, 6, 0, c));
+  }
   for (int64_t row = 4; row < 9; ++row) {
     for (int64_t c = 0; c < 5; ++c) {
       EXPECT_DOUBLE_EQ(r.o.at(0, row, 3, c), args.v.at(0, 4, 1, c));  // head 3: sink 1

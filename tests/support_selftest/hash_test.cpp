@@ -158,5 +158,19 @@ TEST(RankingLossOracle, OnePickCostsLogTwoAndWrongOrderCostsMore) {
   EXPECT_NEAR(oracle_ranking_loss(args), (std::log(2.0) + std::log1p(std::exp(1.0))) / 2.0, 1e-15);
 }
 
+TEST(RankingLossOracle, TiedAttentionWantsEqualScores) {
+  // Query 0 gives key 0 nothing and all others give every key 1/2, so t_0 = t_1 = 1.
+  RankingLossArgs args;
+  args.q = Array({1, 3, 1, 1}, std::vector<double>{1.0, 0.0, 0.0});
+  args.k = Array({1, 3, 1, 1}, std::vector<double>{-1e4, 2.0, 3.0});
+  args.score = Array({1, 3, 1}, std::vector<double>{2.0, 0.5, 0.0});
+  args.picks = {{0, 1}};
+  const double want =
+      (2.0 * std::log(2.0) + std::log1p(std::exp(-1.5)) + std::log1p(std::exp(1.5))) / 4.0;
+  EXPECT_NEAR(oracle_ranking_loss(args), want, 1e-15);
+  args.score.at(0, 0, 0) = 0.5;
+  EXPECT_EQ(oracle_ranking_loss_backward(args, 1.0).data, (std::vector<double>{0.0, 0.0, 0.0}));
+}
+
 }  // namespace
 }  // namespace hax_test
