@@ -79,6 +79,13 @@ const hax_tensor* Operands::int64(const int64_t* data, std::initializer_list<int
 }
 const hax_tensor* Operands::cu_seqlens() { return int32(pass_.cu_seqlens, {pass_.sequences + 1}); }
 
+const hax_tensor* Operands::gradient(const Weight& weight, std::initializer_list<int64_t> shape) {
+  if (!weight.present()) return nullptr;
+  const Matrix result = pass_.arena.matrix(1, weight.count());
+  gradients_.push_back({result, compact(weight.gradient, 1, weight.count())});
+  return fp32(result.data, shape);
+}
+
 void Operands::check(const char* name, hax_status status) {
   if (status == HAX_SUCCESS) return;
   throw ModelError(fmt::format("{}: {}: {}", name, hax_status_name(status), hax_last_error()));
@@ -86,7 +93,11 @@ void Operands::check(const char* name, hax_status status) {
 
 void Operands::finish() {
   for (const Output& output : outputs_) pass_.backend.from_bf16(output.source, output.target);
+  for (const Gradient& gradient : gradients_) {
+    pass_.backend.add(1.0f, gradient.source, gradient.target);
+  }
   outputs_.clear();
+  gradients_.clear();
 }
 
 }  // namespace joint_recall

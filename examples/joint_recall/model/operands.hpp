@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <vector>
 
+#include "model/parameters.hpp"
 #include "model/pass.hpp"
 
 namespace joint_recall {
@@ -25,6 +26,8 @@ class Operands {
   const hax_tensor* int32(const int32_t* data, std::initializer_list<int64_t> shape);
   const hax_tensor* int64(const int64_t* data, std::initializer_list<int64_t> shape);
   const hax_tensor* cu_seqlens();  // NULL when padded
+  // An fp32 output that is added to the weight's gradient after the call; NULL for an absent weight.
+  const hax_tensor* gradient(const Weight& weight, std::initializer_list<int64_t> shape);
 
   // Asks for the workspace and runs the operator. Throws ModelError with libhax's error text.
   template <class Args>
@@ -49,18 +52,23 @@ class Operands {
     const uint16_t* source;
     Matrix target;
   };
+  struct Gradient {
+    ConstMatrix source;
+    Matrix target;
+  };
 
   const hax_tensor* make(const void* data, hax_data_type type,
                          std::initializer_list<int64_t> shape);
   const hax_tensor* make_tokens(const void* data, hax_data_type type, int64_t stride,
                                 std::initializer_list<int64_t> axes);
   static void check(const char* name, hax_status status);
-  void finish();  // converts bf16 outputs
+  void finish();  // converts bf16 outputs, adds gradients
 
   Pass& pass_;
   Arena::Scope scope_;
   std::deque<Tensor> tensors_;
   std::vector<Output> outputs_;
+  std::vector<Gradient> gradients_;
 };
 
 }  // namespace joint_recall

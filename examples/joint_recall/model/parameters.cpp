@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace joint_recall {
 namespace {
 
@@ -24,17 +26,22 @@ ParameterStore::~ParameterStore() {
 }
 
 void ParameterStore::declare(const std::string& name, std::vector<int64_t> shape, bool trainable) {
-  if (memory_ != nullptr || contains(name) || (trainable && end_ != trainable_end_)) {
+  if (memory_ != nullptr || contains(name)) {
     throw ModelError(fmt::format("parameter {}: declared twice or too late", name));
   }
-  Parameter parameter{name, std::move(shape), 1, end_, trainable};
+  Parameter parameter{name, std::move(shape), 1, 0, trainable};
   for (const int64_t length : parameter.shape) parameter.count *= length;
-  end_ += (parameter.count + kAlignment - 1) / kAlignment * kAlignment;
-  if (trainable) trainable_end_ = end_;
   parameters_.push_back(std::move(parameter));
 }
 
 void ParameterStore::allocate() {
+  std::stable_partition(parameters_.begin(), parameters_.end(),
+                        [](const Parameter& parameter) { return parameter.trainable; });
+  for (Parameter& parameter : parameters_) {
+    parameter.offset = end_;
+    end_ += (parameter.count + kAlignment - 1) / kAlignment * kAlignment;
+    if (parameter.trainable) trainable_end_ = end_;
+  }
   const auto bytes = static_cast<size_t>(end_ + 3 * trainable_end_) * sizeof(float);
   memory_ = static_cast<float*>(backend_.allocate(bytes));
   backend_.zero(memory_, bytes);

@@ -25,7 +25,8 @@ struct Weight {
   Matrix gradient_matrix() const { return compact(gradient, rows, columns); }
 };
 
-// Layers first declare what they need; allocate() then makes the memory, and weight() hands it out.
+// Layers first declare what they need; allocate() then lays it out, parameters before buffers
+// (trainable = false), and weight() hands it out.
 class ParameterStore {
  public:
   explicit ParameterStore(Backend& backend) : backend_(backend) {}
@@ -33,7 +34,6 @@ class ParameterStore {
   ParameterStore(const ParameterStore&) = delete;
   ParameterStore& operator=(const ParameterStore&) = delete;
 
-  // All parameters have to be declared before the first buffer (trainable = false).
   void declare(const std::string& name, std::vector<int64_t> shape, bool trainable = true);
   void allocate();
 
@@ -57,8 +57,8 @@ class ParameterStore {
 
   Backend& backend_;
   std::vector<Parameter> parameters_;
-  int64_t end_ = 0;            // of values
-  int64_t trainable_end_ = 0;  // of values, and the length of the other parts
+  int64_t end_ = 0;            // length of the values
+  int64_t trainable_end_ = 0;  // length of each of the other parts
   float* memory_ = nullptr;
 };
 

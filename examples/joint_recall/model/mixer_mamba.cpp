@@ -1,0 +1,164 @@
+// Mamba's mixer: [x, gate] = in_proj(h), convolution, selective scan beside the sparse attention, gate.
+#include "model/causal_conv.hpp"
+#include "model/linear.hpp"
+#include "model/operands.hpp"
+#include "model/sparse_branch.hpp"
+#include "model/transform.hpp"
+
+namespace joint_recall {
+namespace {
+
+class MambaMixer : public Transform {
+ public:
+  MambaMixer(const ModelConfig& config, int64_t layer, const std::string& prefix,
+             ParameterStore& store)
+      : prefix_(prefix + "."),
+        channels_(config.intermediate_size()),
+        state_size_(config.state_size),
+        rank_(config.time_step_rank),
+        conv_(config, channels_, prefix, store),
+        branch_(config, layer, prefix, store) {
+    store.declare(prefix_ + "in_proj.weight", {2 * channels_, config.hidden_size});
+    store.declare(prefix_ + "x_proj.weight", {rank_ + 2 * state_size_, channels_});
+    store.declare(prefix_ + "dt_proj.weight", {channels_, rank_});
+    store.declare(prefix_ + "dt_proj.bias", {channels_});
+    store.declare(prefix_ + "A_log", {channels_, state_size_});
+    store.declare(prefix_ + "D", {channels_});
+    store.declare(prefix_ + "out_proj.weight", {config.hidden_size, channels_});
+  }
+
+  void bind(const ParameterStore& store) override {
+    conv_.bind(store);
+    branch_.bind(store);
+    in_proj_ = store.weight(prefix_ + "in_proj.weight");
+    x_proj_ = store.weight(prefix_ + "x_proj.weight");
+    dt_proj_ = store.weight(prefix_ + "dt_proj.weight");
+    dt_bias_ = store.weight(prefix_ + "dt_proj.bias");
+    A_log_ = store.weight(prefix_ + "A_log");
+    D_ = store.weight(prefix_ + "D");
+    out_proj_ = store.weight(prefix_ + "out_proj.weight");
+  }
+
+  void forward(Pass& pass, Matrix x, Matrix out) override {
+    const int64_t tokens = pass.tokens();
+    hidden_ = x;
+    projected_ = pass.arena.matrix(tokens, 2 * channels_);
+    linear(pass, x, in_proj_, 0.0f, projected_);
+    if (pass.attention_mask != nullptr) {
+      pass.backend.mask_rows(pass.attention_mask, conv_input(projected_));
+    }
+    u_ = pass.arena.matrix(tokens, channels_);
+    conv_.forward(pass, conv_input(projected_), u_);
+    ssm_ = pass.arena.matrix(tokens, rank_ + 2 * state_size_);
+    linear(pass, u_, x_proj_, 0.0f, ssm_);
+    delta_ = pass.arena.matrix(tokens, channels_);
+    linear(pass, dt_low(ssm_), dt_proj_, 0.0f, delta_);
+    if (branch_.present()) branch_.forward(pass, u_);
+    A_ = pass.arena.take<float>(A_log_.count());
+    pass.backend.negated_exp(A_log_.value, A_log_.count(), A_);
+    y_ = pass.arena.matrix(tokens, channels_);
+    scan(pass);
+    gated_ = pass.arena.matrix(tokens, channels_);
+    // The gate multiplies scan and attention alike, so the scan is called without it.
+    pass.backend.gated_sum(y_, branch_.output(), branch_.E().value, gate(projected_), gated_);
+    linear(pass, gated_, out_proj_, 1.0f, out);
+  }
+
+  void backward(Pass& pass, ConstMatrix d_out, Matrix dx) override {
+    const Arena::Scope scope(pass.arena);
+    const int64_t tokens = pass.tokens();
+    const Matrix d_projected = pass.arena.matrix(tokens, 2 * channels_);
+    const Matrix du = pass.arena.matrix(tokens, channels_);
+    const Matrix d_ssm = pass.arena.matrix(tokens, rank_ + 2 * state_size_);
+    const Matrix d_delta = pass.arena.matrix(tokens, channels_);
+    const Matrix dy = pass.arena.matrix(tokens, channels_);
+    const Matrix d_o = branch_.present() ? pass.arena.matrix(tokens, channels_) : Matrix{};
+    linear_backward(pass, gated_, out_proj_, d_out, 0.0f, dy);
+    pass.backend.gated_sum_backward(y_, branch_.output(), branch_.E().value, gate(projected_), dy,
+                                    dy, d_o, gate(d_projected), branch_.E().gradient);
+    scan_backward(pass, dy, du, d_delta, d_ssm);
+    linear_backward(pass, dt_low(ssm_), dt_proj_, d_delta, 0.0f, dt_low(d_ssm));
+    linear_backward(pass, u_, x_proj_, d_ssm, 1.0f, du);
+    if (branch_.present()) branch_.backward(pass, u_, d_o, du);
+    conv_.backward(pass, conv_input(projected_), du, conv_input(d_projected));
+    if (pass.attention_mask != nullptr) {
+      pass.backend.mask_rows(pass.attention_mask, conv_input(d_projected));
+    }
+    linear_backward(pass, hidden_, in_proj_, d_projected, 0.0f, dx);
+  }
+
+  const float* ranking_loss() const override { return branch_.ranking_loss(); }
+  const Attention* attention() const override { return branch_.attention(); }
+
+ private:
+  // The parts of in_proj's output and of x_proj's.
+  Matrix conv_input(Matrix projected) const { return projected.slice(0, channels_); }
+  Matrix gate(Matrix projected) const { return projected.slice(channels_, channels_); }
+  Matrix dt_low(Matrix ssm) const { return ssm.slice(0, rank_); }
+  Matrix B(Matrix ssm) const { return ssm.slice(rank_, state_size_); }
+  Matrix C(Matrix ssm) const { return ssm.slice(rank_ + state_size_, state_size_); }
+
+  void scan(Pass& pass) {
+    Operands operands(pass);
+    hax_selective_scan_forward_args args = {};
+    args.struct_size = sizeof args;
+    args.u = operands.in(u_, {channels_});
+    args.delta = operands.in(delta_, {channels_});
+    args.A = operands.fp32(A_, {channels_, state_size_});
+    args.B = operands.in(B(ssm_), {1, state_size_});
+    args.C = operands.in(C(ssm_), {1, state_size_});
+    args.D = operands.fp32(D_.value, {channels_});
+    args.delta_bias = operands.fp32(dt_bias_.value, {channels_});
+    args.cu_seqlens = operands.cu_seqlens();
+    args.y = operands.out(y_, {channels_});
+    args.delta_softplus = 1;
+    operands.run("selective_scan_forward", hax_selective_scan_forward_workspace,
+                 hax_selective_scan_forward, args);
+  }
+
+  void scan_backward(Pass& pass, ConstMatrix dy, Matrix du, Matrix d_delta, Matrix d_ssm) {
+    auto* dA = pass.arena.take<float>(A_log_.count());
+    Operands operands(pass);
+    hax_selective_scan_backward_args args = {};
+    args.struct_size = sizeof args;
+    args.u = operands.in(u_, {channels_});
+    args.delta = operands.in(delta_, {channels_});
+    args.A = operands.fp32(A_, {channels_, state_size_});
+    args.B = operands.in(B(ssm_), {1, state_size_});
+    args.C = operands.in(C(ssm_), {1, state_size_});
+    args.D = operands.fp32(D_.value, {channels_});
+    args.delta_bias = operands.fp32(dt_bias_.value, {channels_});
+    args.cu_seqlens = operands.cu_seqlens();
+    args.dy = operands.in(dy, {channels_});
+    args.du = operands.out(du, {channels_});
+    args.ddelta = operands.out(d_delta, {channels_});
+    args.dA = operands.fp32(dA, {channels_, state_size_});
+    args.dB = operands.out(B(d_ssm), {1, state_size_});
+    args.dC = operands.out(C(d_ssm), {1, state_size_});
+    args.dD = operands.gradient(D_, {channels_});
+    args.ddelta_bias = operands.gradient(dt_bias_, {channels_});
+    args.delta_softplus = 1;
+    args.deterministic = 1;
+    operands.run("selective_scan_backward", hax_selective_scan_backward_workspace,
+                 hax_selective_scan_backward, args);
+    pass.backend.negated_exp_backward(A_, dA, A_log_.count(), A_log_.gradient);
+  }
+
+  std::string prefix_;
+  int64_t channels_, state_size_, rank_;
+  CausalConv conv_;
+  SparseBranch branch_;
+  Weight in_proj_, x_proj_, dt_proj_, dt_bias_, A_log_, D_, out_proj_;
+
+  Matrix hidden_, projected_, u_, ssm_, delta_, y_, gated_;
+  float* A_ = nullptr;
+};
+
+}  // namespace
+
+std::unique_ptr<Transform> make_mamba_mixer(const ModelConfig& config, int64_t layer,
+                                            const std::string& prefix, ParameterStore& store) {
+  return std::make_unique<MambaMixer>(config, layer, prefix, store);
+}
+
+}  // namespace joint_recall
