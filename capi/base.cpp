@@ -33,7 +33,8 @@ int hax_version(void) noexcept { return HAX_VERSION; }
 #define HAX_TEXT_(x) #x
 #define HAX_TEXT(x) HAX_TEXT_(x)
 const char* hax_version_string(void) noexcept {
-  return HAX_TEXT(HAX_VERSION_MAJOR) "." HAX_TEXT(HAX_VERSION_MINOR) "." HAX_TEXT(HAX_VERSION_PATCH);
+  return HAX_TEXT(HAX_VERSION_MAJOR) "." HAX_TEXT(HAX_VERSION_MINOR) "." HAX_TEXT(
+      HAX_VERSION_PATCH);
 }
 
 int hax_has_cuda(void) noexcept {

@@ -33,8 +33,7 @@ CpuLevel choose_cpu_level(const char* wanted, const Checker& check) {
 
 extern "C" {
 
-hax_status hax_context_create(const hax_context_options* options,
-                              hax_context** context) noexcept {
+hax_status hax_context_create(const hax_context_options* options, hax_context** context) noexcept {
   constexpr const char* name = "hax_context_create";
   return hax::capi::guard(name, [&] {
     const hax::Checker check(name, false);

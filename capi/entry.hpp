@@ -59,15 +59,16 @@ hax_status call(const hax_context* context, const typename Operation::Args* args
     Checker check(Operation::name, /*needs_data=*/true);
     check.expect(context, "context: expected a context, got NULL");
     const auto params = Operation::check(check, read_struct(args, Operation::name, "args"));
-    check.expect(!stream || !check.on_cpu(), "stream: expected NULL with CPU tensors, got a stream");
+    check.expect(!stream || !check.on_cpu(),
+                 "stream: expected NULL with CPU tensors, got a stream");
 
     Workspace counting;
     Operation::plan(params, *context, counting);
     const size_t needed = counting.bytes();
     if (needed > 0) {
       if (!memory || memory_size < needed) {
-        check.fail_with(HAX_ERROR_WORKSPACE_TOO_SMALL, "workspace: expected ", needed, " bytes, got ",
-                        memory ? "" : "NULL and ", memory_size);
+        check.fail_with(HAX_ERROR_WORKSPACE_TOO_SMALL, "workspace: expected ", needed,
+                        " bytes, got ", memory ? "" : "NULL and ", memory_size);
       }
       const uintptr_t alignment = check.on_cpu() ? 64 : Workspace::kAlignment;
       if (reinterpret_cast<uintptr_t>(memory) % alignment != 0) {

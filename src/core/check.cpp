@@ -89,7 +89,8 @@ void Checker::check_type(Type type, const char* name, const TypeRule& types) con
   bool ok = false;
   if (types.slot) {
     TypeSlot& slot = *types.slot;
-    if (slot.value == Type::none && (type == Type::fp32 || type == Type::fp16 || type == Type::bf16)) {
+    if (slot.value == Type::none &&
+        (type == Type::fp32 || type == Type::fp16 || type == Type::bf16)) {
       slot.value = type;
     }
     ok = type != Type::none && slot.value == type;
@@ -133,8 +134,8 @@ Tensor Checker::tensor(const hax_tensor* given, const char* name, const TypeRule
     const int64_t length = given->shape[axis];
     view.shape[axis] = length;
     view.stride[axis] = given->strides ? given->strides[axis] : compact;
-    expect(length == 0 || compact <= kMaxElements / length, name, ": expected at most ", kMaxElements,
-           " elements, got shape ", describe(*given));
+    expect(length == 0 || compact <= kMaxElements / length, name, ": expected at most ",
+           kMaxElements, " elements, got shape ", describe(*given));
     compact *= length > 0 ? length : 1;
   }
   if (needs_data_ && view.numel() > 0) {
@@ -174,11 +175,12 @@ Sequences Checker::sequences(const hax_tensor* cu_seqlens, const Axis& batch, co
   const int64_t count = result.count();
   expect(result.boundary(0) == 0, "cu_seqlens[0]: expected 0, got ", result.boundary(0));
   for (int64_t s = 0; s < count; ++s) {
-    expect(result.boundary(s) <= result.boundary(s + 1), "cu_seqlens[", s + 1, "]: expected at least ",
-           result.boundary(s), " as in the element before, got ", result.boundary(s + 1));
+    expect(result.boundary(s) <= result.boundary(s + 1), "cu_seqlens[", s + 1,
+           "]: expected at least ", result.boundary(s), " as in the element before, got ",
+           result.boundary(s + 1));
   }
-  expect(result.boundary(count) == length.value, "cu_seqlens[", count, "]: expected ", length.name, "=",
-         length.value, ", got ", result.boundary(count));
+  expect(result.boundary(count) == length.value, "cu_seqlens[", count, "]: expected ", length.name,
+         "=", length.value, ", got ", result.boundary(count));
   return result;
 }
 

@@ -115,7 +115,8 @@ class Checker {
 // are an error only below the first release's size, unknown ones only if they aren't 0.
 template <class Args>
 Args read_struct(const Args* args, const char* function, const char* what) {
-  if (!args) fail(HAX_ERROR_INVALID_ARGUMENT, function, ": ", what, ": expected a struct, got NULL");
+  if (!args)
+    fail(HAX_ERROR_INVALID_ARGUMENT, function, ": ", what, ": expected a struct, got NULL");
   const size_t size = args->struct_size;
   if (size < sizeof(Args)) {
     fail(HAX_ERROR_INVALID_ARGUMENT, function, ": ", what, "->struct_size: expected at least ",

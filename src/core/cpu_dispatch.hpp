@@ -30,7 +30,8 @@ void with_cpu_level(CpuLevel level, F&& f) {
   [&]<size_t... i>(std::index_sequence<i...>) {
     (void)((kBuiltCpuLevels[i] == level ? (f(CpuLevelTag<kBuiltCpuLevels[i]>{}), true) : false) ||
            ...);
-  }(std::make_index_sequence<std::size(kBuiltCpuLevels)>{});
+  }
+  (std::make_index_sequence<std::size(kBuiltCpuLevels)>{});
 }
 
 }  // namespace hax

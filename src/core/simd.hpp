@@ -196,7 +196,8 @@ HAX_INLINE Vec exp2(Vec x) {
   // The integer part sits in the low bits of `shifted`. Split in two steps so that 2^128 is reached.
   const IntVec exponent = bit_cast<IntVec>(shifted) - bit_cast<IntVec>(set(0x1.8p23f));
   const IntVec half = exponent >> 1;
-  const Vec result = p * bit_cast<Vec>((half + 127) << 23) * bit_cast<Vec>((exponent - half + 127) << 23);
+  const Vec result =
+      p * bit_cast<Vec>((half + 127) << 23) * bit_cast<Vec>((exponent - half + 127) << 23);
   const Vec flushed = x < -126.0f ? Vec{} : result;
   return x != x ? x : flushed;
 }
@@ -217,7 +218,8 @@ HAX_INLINE Vec exp(Vec x) {
   p = p * r + 1.0f;
   const IntVec exponent = bit_cast<IntVec>(shifted) - bit_cast<IntVec>(set(0x1.8p23f));
   const IntVec half = exponent >> 1;
-  const Vec result = p * bit_cast<Vec>((half + 127) << 23) * bit_cast<Vec>((exponent - half + 127) << 23);
+  const Vec result =
+      p * bit_cast<Vec>((half + 127) << 23) * bit_cast<Vec>((exponent - half + 127) << 23);
   const Vec flushed = x < -87.33654f ? Vec{} : result;
   return x != x ? x : flushed;
 }

@@ -19,7 +19,8 @@ inline namespace HAX_CPU_LEVEL_NAME {
   });
 }
 
-[[gnu::noinline]] inline void store_row(const Tensor& to, int64_t offset, const float* from, int64_t n) {
+[[gnu::noinline]] inline void store_row(const Tensor& to, int64_t offset, const float* from,
+                                        int64_t n) {
   const int64_t stride = to.stride[to.ndim - 1];
   dispatch_float(to.type, [&](auto tag) {
     using T = typename decltype(tag)::type;

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/element.hpp"
+
 namespace hax {
 
 class Workspace {
@@ -15,17 +17,17 @@ class Workspace {
   // Counts only: take() returns null.
   Workspace() = default;
 
-  explicit Workspace(void* base) : base_(static_cast<char*>(base)) {}
+  HAX_INLINE explicit Workspace(void* base) : base_(static_cast<char*>(base)) {}
 
   template <class T>
-  T* take(int64_t count) {
+  HAX_INLINE T* take(int64_t count) {
     const size_t offset = bytes_;
     const size_t size = static_cast<size_t>(count) * sizeof(T);
     bytes_ += (size + kAlignment - 1) / kAlignment * kAlignment;
     return base_ ? reinterpret_cast<T*>(base_ + offset) : nullptr;
   }
 
-  size_t bytes() const { return bytes_; }
+  HAX_INLINE size_t bytes() const { return bytes_; }
 
  private:
   char* base_ = nullptr;

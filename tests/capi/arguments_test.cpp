@@ -79,7 +79,10 @@ TEST(Arguments, RejectedByQueryAndCallAlike) {
        "y: expected fp32 (the type of x), got fp16"},
       {[](Call& c) { c.x.descriptor()->dtype = kInt32; }, HAX_ERROR_UNSUPPORTED,
        "x: expected fp32, fp16 or bf16, got int32"},
-      {[](Call& c) { c.x.descriptor()->dtype = {HAX_TYPE_FLOAT, 64, 1}; }, HAX_ERROR_UNSUPPORTED,
+      {[](Call& c) {
+         c.x.descriptor()->dtype = {HAX_TYPE_FLOAT, 64, 1};
+       },
+       HAX_ERROR_UNSUPPORTED,
        "x: expected fp32, fp16 or bf16, got dtype (code 2, bits 64, lanes 1)"},
       {[](Call& c) { c.x.descriptor()->dtype.lanes = 4; }, HAX_ERROR_UNSUPPORTED,
        "x: expected fp32, fp16 or bf16, got dtype (code 2, bits 32, lanes 4)"},
@@ -89,17 +92,25 @@ TEST(Arguments, RejectedByQueryAndCallAlike) {
        "cu_seqlens: expected int32 or int64, got fp32"},
       {[&](Call& c) { c.y.descriptor()->strides = zero_stride; }, HAX_ERROR_INVALID_ARGUMENT,
        "y: strides: axis 1 of an output has stride 0, so several elements would share one address"},
-      {[](Call& c) { c.weight.descriptor()->device = {HAX_DEVICE_CUDA, 1}; },
+      {[](Call& c) {
+         c.weight.descriptor()->device = {HAX_DEVICE_CUDA, 1};
+       },
        HAX_ERROR_INVALID_ARGUMENT,
        "weight: expected the device of x (type 1, index 0), got type 2, index 1"},
-      {[](Call& c) { c.x.descriptor()->device = {7, 0}; }, HAX_ERROR_UNSUPPORTED,
-       "x: expected device type 1 (CPU) or 2 (CUDA), got 7"},
+      {[](Call& c) {
+         c.x.descriptor()->device = {7, 0};
+       },
+       HAX_ERROR_UNSUPPORTED, "x: expected device type 1 (CPU) or 2 (CUDA), got 7"},
       {[](Call& c) { c.args.activation = 2; }, HAX_ERROR_UNSUPPORTED,
        "activation: expected HAX_ACTIVATION_NONE (0) or HAX_ACTIVATION_SILU (1), got 2"},
-      {[](Call& c) { c.weight = Argument::input(zeros({5, 9})), c.args.weight = c.weight.arg(); },
+      {[](Call& c) {
+         c.weight = Argument::input(zeros({5, 9})), c.args.weight = c.weight.arg();
+       },
        HAX_ERROR_UNSUPPORTED, "W: expected 2 to 8, got 9"},
-      {[](Call& c) { c.x = Argument::input(zeros({2, 6, 5})), c.args.x = c.x.arg(),
-                     c.y = Argument::output({2, 6, 5}), c.args.y = c.y.arg(); },
+      {[](Call& c) {
+         c.x = Argument::input(zeros({2, 6, 5})), c.args.x = c.x.arg(),
+         c.y = Argument::output({2, 6, 5}), c.args.y = c.y.arg();
+       },
        HAX_ERROR_INVALID_ARGUMENT, "cu_seqlens: expected B=1 beside it, got 2"},
       {[](Call& c) { c.args.struct_size = 8; }, HAX_ERROR_INVALID_ARGUMENT,
        "args->struct_size: expected at least " +
@@ -148,7 +159,8 @@ TEST(Arguments, NullContextStructAndResult) {
   size_t bytes = 0;
   EXPECT_EQ(hax_causal_conv1d_forward(nullptr, &call.args, nullptr, 0, nullptr),
             HAX_ERROR_INVALID_ARGUMENT);
-  EXPECT_STREQ(hax_last_error(), "hax_causal_conv1d_forward: context: expected a context, got NULL");
+  EXPECT_STREQ(hax_last_error(),
+               "hax_causal_conv1d_forward: context: expected a context, got NULL");
   EXPECT_EQ(hax_causal_conv1d_forward(call.context, nullptr, nullptr, 0, nullptr),
             HAX_ERROR_INVALID_ARGUMENT);
   EXPECT_STREQ(hax_last_error(), "hax_causal_conv1d_forward: args: expected a struct, got NULL");
@@ -166,9 +178,10 @@ TEST(Arguments, CudaTensorsAnswerUnsupportedWithoutTheirKernels) {
     argument->descriptor()->device = {HAX_DEVICE_CUDA, 3};
   }
   EXPECT_EQ(call.query(), HAX_ERROR_UNSUPPORTED);
-  expect_rejected(call, HAX_ERROR_UNSUPPORTED,
-                  "expected CPU tensors, got tensors on CUDA device 3: this build of hax has no CUDA "
-                  "kernels for it");
+  expect_rejected(
+      call, HAX_ERROR_UNSUPPORTED,
+      "expected CPU tensors, got tensors on CUDA device 3: this build of hax has no CUDA "
+      "kernels for it");
 }
 
 TEST(Arguments, AStreamWithCpuTensorsIsAnError) {
@@ -212,9 +225,11 @@ TEST(Arguments, WorkspaceMustBeThereLargeEnoughAndAligned) {
   };
   const std::string name = "hax_causal_conv1d_backward: workspace: expected ";
   EXPECT_EQ(call(nullptr, bytes), HAX_ERROR_WORKSPACE_TOO_SMALL);
-  EXPECT_EQ(hax_last_error(), name + std::to_string(bytes) + " bytes, got NULL and " + std::to_string(bytes));
+  EXPECT_EQ(hax_last_error(),
+            name + std::to_string(bytes) + " bytes, got NULL and " + std::to_string(bytes));
   EXPECT_EQ(call(scratch.data(), bytes - 1), HAX_ERROR_WORKSPACE_TOO_SMALL);
-  EXPECT_EQ(hax_last_error(), name + std::to_string(bytes) + " bytes, got " + std::to_string(bytes - 1));
+  EXPECT_EQ(hax_last_error(),
+            name + std::to_string(bytes) + " bytes, got " + std::to_string(bytes - 1));
   EXPECT_EQ(call(static_cast<char*>(scratch.data()) + 4, bytes), HAX_ERROR_WORKSPACE_TOO_SMALL);
   EXPECT_EQ(hax_last_error(), name + "an address aligned to 64 bytes, got one that isn't");
   EXPECT_TRUE(dweight.untouched());

@@ -38,9 +38,9 @@ TEST(Status, EveryCodeHasItsNumberNameAndSentence) {
 
 TEST(Version, HeaderAndLibraryAgree) {
   EXPECT_EQ(hax_version(), HAX_VERSION);
-  EXPECT_EQ(std::string(hax_version_string()),
-            std::to_string(HAX_VERSION_MAJOR) + "." + std::to_string(HAX_VERSION_MINOR) + "." +
-                std::to_string(HAX_VERSION_PATCH));
+  EXPECT_EQ(std::string(hax_version_string()), std::to_string(HAX_VERSION_MAJOR) + "." +
+                                                   std::to_string(HAX_VERSION_MINOR) + "." +
+                                                   std::to_string(HAX_VERSION_PATCH));
 }
 
 TEST(Tensor, LayoutIsDlpacks) {

@@ -24,14 +24,15 @@ TEST(Sequences, PiecesCoverEveryTokenOnceAndSkipEmptySequences) {
   for (int64_t begin = 0; begin <= 9; ++begin) {
     for (int64_t end = begin; end <= 9; ++end) {
       int64_t next = begin;
-      sequences.for_each_piece(0, begin, end, [&](int64_t s, const Sequences::Range& range,
-                                                  int64_t first, int64_t last) {
-        EXPECT_LT(first, last);
-        EXPECT_EQ(range.begin, boundaries[static_cast<size_t>(s)]);
-        EXPECT_EQ(range.begin + first, next);
-        EXPECT_LE(last, range.length);
-        next = range.begin + last;
-      });
+      sequences.for_each_piece(
+          0, begin, end,
+          [&](int64_t s, const Sequences::Range& range, int64_t first, int64_t last) {
+            EXPECT_LT(first, last);
+            EXPECT_EQ(range.begin, boundaries[static_cast<size_t>(s)]);
+            EXPECT_EQ(range.begin + first, next);
+            EXPECT_LE(last, range.length);
+            next = range.begin + last;
+          });
       EXPECT_EQ(next, end);
     }
   }
@@ -40,14 +41,14 @@ TEST(Sequences, PiecesCoverEveryTokenOnceAndSkipEmptySequences) {
 TEST(Sequences, RowsAreSequencesWithoutBoundaries) {
   const Sequences sequences{3, 5, {}};
   EXPECT_EQ(sequences.count(), 3);
-  sequences.for_each_piece(2, 1, 4, [](int64_t s, const Sequences::Range& range, int64_t first,
-                                       int64_t last) {
-    EXPECT_EQ(s, 2);
-    EXPECT_EQ(range.row, 2);
-    EXPECT_EQ(range.length, 5);
-    EXPECT_EQ(first, 1);
-    EXPECT_EQ(last, 4);
-  });
+  sequences.for_each_piece(
+      2, 1, 4, [](int64_t s, const Sequences::Range& range, int64_t first, int64_t last) {
+        EXPECT_EQ(s, 2);
+        EXPECT_EQ(range.row, 2);
+        EXPECT_EQ(range.length, 5);
+        EXPECT_EQ(first, 1);
+        EXPECT_EQ(last, 4);
+      });
 }
 
 }  // namespace

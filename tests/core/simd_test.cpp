@@ -32,8 +32,12 @@ double worst_error(F f, G want, float low, float high) {
 }
 
 TEST(Simd, ExponentialsStayWithinThreeUlp) {
-  EXPECT_LT(worst_error(exp, [](double x) { return std::exp(x); }, -87.0f, 88.7f), 3.6e-7);
-  EXPECT_LT(worst_error(exp2, [](double x) { return std::exp2(x); }, -126.0f, 127.9f), 3.6e-7);
+  EXPECT_LT(worst_error(
+                exp, [](double x) { return std::exp(x); }, -87.0f, 88.7f),
+            3.6e-7);
+  EXPECT_LT(worst_error(
+                exp2, [](double x) { return std::exp2(x); }, -126.0f, 127.9f),
+            3.6e-7);
 }
 
 TEST(Simd, ExponentialsAtTheEdges) {
@@ -48,9 +52,11 @@ TEST(Simd, ExponentialsAtTheEdges) {
 }
 
 TEST(Simd, SoftplusAndSigmoidKeepRelativePrecisionInBothTails) {
-  EXPECT_LT(worst_error(softplus, [](double x) { return std::log1p(std::exp(x)); }, -80.0f, 80.0f),
+  EXPECT_LT(worst_error(
+                softplus, [](double x) { return std::log1p(std::exp(x)); }, -80.0f, 80.0f),
             6e-7);
-  EXPECT_LT(worst_error(sigmoid, [](double x) { return 1 / (1 + std::exp(-x)); }, -80.0f, 80.0f),
+  EXPECT_LT(worst_error(
+                sigmoid, [](double x) { return 1 / (1 + std::exp(-x)); }, -80.0f, 80.0f),
             6e-7);
   EXPECT_EQ(softplus(set(1e30f))[0], 1e30f);
   EXPECT_EQ(softplus(set(-1e30f))[0], 0.0f);
@@ -101,9 +107,11 @@ TEST(Simd, RoundingIsToNearestEven) {
     if (!std::isfinite(x)) continue;
     const double exact = static_cast<double>(x);
     ASSERT_EQ(static_cast<double>(to_float(from_float<fp16>(x))),
-              hax_test::round_to(exact, hax_test::kFp16)) << x;
+              hax_test::round_to(exact, hax_test::kFp16))
+        << x;
     ASSERT_EQ(static_cast<double>(to_float(from_float<bf16>(x))),
-              hax_test::round_to(exact, hax_test::kBf16)) << x;
+              hax_test::round_to(exact, hax_test::kBf16))
+        << x;
     bf16 lanes[4];
     store(lanes, set(x));
     ASSERT_EQ(lanes[2].bits, from_float<bf16>(x).bits) << x;

@@ -33,13 +33,16 @@ struct ConvCase {
     args.x = round_to(random_normal(tokens_shape(), seed), type);
     args.weight = round_to(random_normal({channels, width}, seed + 1), weight_type);
     if (bias) args.bias = round_to(random_normal({channels}, seed + 2), kFp32);
-    if (initial_state) args.initial_state = round_to(random_normal(state_shape(), seed + 3), state_type);
+    if (initial_state)
+      args.initial_state = round_to(random_normal(state_shape(), seed + 3), state_type);
     args.silu = silu;
     args.cu_seqlens = cu_seqlens;
     return args;
   }
   Array dy() const { return round_to(random_normal(tokens_shape(), seed + 4), type); }
-  Array dfinal_state() const { return round_to(random_normal(state_shape(), seed + 5), state_type); }
+  Array dfinal_state() const {
+    return round_to(random_normal(state_shape(), seed + 5), state_type);
+  }
   Argument boundaries() const {
     return cu_seqlens.empty() ? Argument() : Argument::indices(cu_seqlens, index_type);
   }
@@ -161,8 +164,11 @@ inline std::vector<ConvCase> hostile_cases() {
   }
   cases.push_back({.batch = 0});
   cases.push_back({.batch = 1, .length = 600, .cu_seqlens = {0, 0, 1, 3, 64, 64, 520, 600}});
-  cases.push_back({.batch = 1, .length = 600, .initial_state = false,
-                   .cu_seqlens = {0, 599, 600}, .index_type = kInt64});
+  cases.push_back({.batch = 1,
+                   .length = 600,
+                   .initial_state = false,
+                   .cu_seqlens = {0, 599, 600},
+                   .index_type = kInt64});
   cases.push_back({.batch = 1, .length = 0, .cu_seqlens = {0}});
   cases.push_back({.batch = 1, .length = 0, .cu_seqlens = {0, 0, 0}});
   return cases;

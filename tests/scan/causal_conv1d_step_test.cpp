@@ -130,9 +130,10 @@ TEST(CausalConv1dStep, RejectsSlotsOutsideThePool) {
   args.src_slots = good.arg();
   args.dst_slots = dst.arg();
   EXPECT_EQ(status(), HAX_ERROR_INVALID_ARGUMENT);
-  EXPECT_STREQ(hax_last_error(),
-               "hax_causal_conv1d_step: dst_slots: sequence 0, token 0: expected less than slots=4, "
-               "got 9");
+  EXPECT_STREQ(
+      hax_last_error(),
+      "hax_causal_conv1d_step: dst_slots: sequence 0, token 0: expected less than slots=4, "
+      "got 9");
   EXPECT_TRUE(y.untouched() && state.untouched());
 }
 

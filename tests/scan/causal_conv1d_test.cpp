@@ -20,8 +20,11 @@ TEST(CausalConv1d, EveryTypeAndLayoutOnEveryCpuLevel) {
     for (const hax_data_type type : {kFp32, kFp16, kBf16}) {
       for (const Layout layout : kLayouts) {
         for (const bool typed_weight : {false, true}) {
-          const ConvCase c{.length = 70, .channels = 67, .type = type,
-                           .weight_type = typed_weight ? type : kFp32, .layout = layout};
+          const ConvCase c{.length = 70,
+                           .channels = 67,
+                           .type = type,
+                           .weight_type = typed_weight ? type : kFp32,
+                           .layout = layout};
           SCOPED_TRACE(level + " " + describe(c));
           expect_forward_matches(c, context);
           expect_backward_matches(c, context);
@@ -44,8 +47,7 @@ TEST(CausalConv1d, StateTypeIsItsOwn) {
 }
 
 TEST(CausalConv1d, SameBitsForEveryThreadCount) {
-  const ConvCase c{.batch = 1, .length = 2000, .channels = 70,
-                   .cu_seqlens = {0, 700, 701, 2000}};
+  const ConvCase c{.batch = 1, .length = 2000, .channels = 70, .cu_seqlens = {0, 700, 701, 2000}};
   const TestContext one(1);
   const ConvGradients want = run_backward(c, one, true);
   const ConvOutputs want_forward = run_forward(c, one);
@@ -127,8 +129,8 @@ TEST(CausalConv1d, Golden) {
     const Argument x = in("x"), weight = in("weight"), bias = in("bias");
     const Argument initial_state = in("initial_state"), dy = in("grad_y");
     const Argument dfinal_state = in("grad_final_state");
-    const int activation = name == "causal_conv1d_linear_state" ? HAX_ACTIVATION_NONE
-                                                                : HAX_ACTIVATION_SILU;
+    const int activation =
+        name == "causal_conv1d_linear_state" ? HAX_ACTIVATION_NONE : HAX_ACTIVATION_SILU;
     const Argument y = out("out_y"), final_state = out("out_final_state");
     hax_causal_conv1d_forward_args forward = {};
     forward.x = x.arg();
@@ -161,7 +163,8 @@ TEST(CausalConv1d, Golden) {
     EXPECT_TRUE(expect_close("dweight", dweight.array(), get("d_weight"), 1e-5));
     EXPECT_TRUE(expect_close("dbias", dbias.array(), get("d_bias"), 1e-5));
     if (dinitial_state.present()) {
-      EXPECT_TRUE(expect_close("dinitial_state", dinitial_state.array(), get("d_initial_state"), 1e-5));
+      EXPECT_TRUE(
+          expect_close("dinitial_state", dinitial_state.array(), get("d_initial_state"), 1e-5));
     }
   }
 }

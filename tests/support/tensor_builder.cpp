@@ -181,7 +181,8 @@ int64_t Argument::byte_of(int64_t flat) const {
     offset += flat % state_->shape[axis] * state_->strides[axis];
     flat /= state_->shape[axis];
   }
-  return static_cast<int64_t>(state_->tensor.byte_offset) + offset * (state_->tensor.dtype.bits / 8);
+  return static_cast<int64_t>(state_->tensor.byte_offset) +
+         offset * (state_->tensor.dtype.bits / 8);
 }
 
 Argument Argument::input(const Array& values, hax_data_type type, Layout layout) {
@@ -236,7 +237,8 @@ std::vector<int64_t> Argument::integers() const {
   for (size_t i = 0; i < state_->bytes.size(); ++i) {
     if (!state_->is_element[i] && state_->bytes[i] != kSentinel) {
       return ::testing::AssertionFailure()
-             << "byte " << static_cast<int64_t>(i) - static_cast<int64_t>(state_->tensor.byte_offset)
+             << "byte "
+             << static_cast<int64_t>(i) - static_cast<int64_t>(state_->tensor.byte_offset)
              << " from the first element of a tensor " << to_string(state_->shape)
              << " was written, but belongs to no element";
     }

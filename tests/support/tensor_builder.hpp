@@ -125,9 +125,9 @@ hax_status run(hax_status (*query)(const hax_context*, const Args*, size_t*),
 }
 
 // For the common case: HAX_RUN(ssd_forward, context, args) expects success.
-#define HAX_RUN(operation, context, args)                                                \
+#define HAX_RUN(operation, context, args)                                                 \
   ASSERT_EQ(::hax_test::run(hax_##operation##_workspace, hax_##operation, context, args), \
-            HAX_SUCCESS)                                                                 \
+            HAX_SUCCESS)                                                                  \
       << hax_last_error()
 
 }  // namespace hax_test

@@ -22,18 +22,18 @@ void forward_tile(const ForwardParams& p, const ChannelBlock& block, int64_t row
                   int64_t end) {
   Row inputs[kStep + W - 1];
   Row outputs[kStep];
-  p.sequences.for_each_piece(row, begin, end, [&](int64_t s, const Sequences::Range& range,
-                                                  int64_t first, int64_t last) {
-    for (int64_t t = first; t < last; t += kStep) {
-      const int64_t count = last - t < kStep ? last - t : kStep;
-      load_inputs(inputs, p.x, p.initial_state, range, s, W, t - (W - 1), t + count, block);
-      convolve_rows<W>(block, inputs, p.silu, count, outputs);
-      for (int64_t i = 0; i < count; ++i) {
-        simd::store_row(p.y, p.y.offset(row, range.begin + t + i, block.first), outputs[i],
-                        block.count);
-      }
-    }
-  });
+  p.sequences.for_each_piece(
+      row, begin, end, [&](int64_t s, const Sequences::Range& range, int64_t first, int64_t last) {
+        for (int64_t t = first; t < last; t += kStep) {
+          const int64_t count = last - t < kStep ? last - t : kStep;
+          load_inputs(inputs, p.x, p.initial_state, range, s, W, t - (W - 1), t + count, block);
+          convolve_rows<W>(block, inputs, p.silu, count, outputs);
+          for (int64_t i = 0; i < count; ++i) {
+            simd::store_row(p.y, p.y.offset(row, range.begin + t + i, block.first), outputs[i],
+                            block.count);
+          }
+        }
+      });
 }
 
 void write_final_state(const ForwardParams& p, const ChannelBlock& block, int64_t s) {

@@ -58,7 +58,8 @@ struct ChannelBlock {
 template <int W>
 HAX_INLINE simd::Vec convolve(const ChannelBlock& block, const Row* inputs, int64_t lane) {
   simd::Vec sum = simd::load(&block.bias[lane]);
-  for (int w = 0; w < W; ++w) sum += simd::load(&block.taps[w][lane]) * simd::load(&inputs[w][lane]);
+  for (int w = 0; w < W; ++w)
+    sum += simd::load(&block.taps[w][lane]) * simd::load(&inputs[w][lane]);
   return sum;
 }
 

@@ -67,23 +67,25 @@ void backward_tile(const BackwardParams& p, const ChannelBlock& block, int64_t r
                    int64_t end, Row* sums) {
   Row inputs[kStep + 2 * (W - 1)];
   Row dsum[kStep + W - 1];
-  p.sequences.for_each_piece(row, begin, end, [&](int64_t s, const Sequences::Range& range,
-                                                  int64_t first, int64_t last) {
-    for (int64_t t = first; t < last; t += kStep) {
-      const int64_t count = last - t < kStep ? last - t : kStep;
-      load_inputs(inputs, p.x, p.initial_state, range, s, W, t - (W - 1), t + count + W - 1, block);
-      load_sum_gradients<W>(p, block, inputs, range, t, count + W - 1, dsum);
-      add_parameter_gradients<W>(block, inputs, dsum, count, sums);
-      if (!p.dx) continue;
-      for (int64_t i = 0; i < count; ++i) {
-        Row dx;
-        input_gradient<W>(block, dsum + i, dx);
-        const int64_t state_row = t + i - (range.length - (W - 1));
-        if (p.dfinal_state && state_row >= 0) add_final_gradient(p, block, s, state_row, dx);
-        simd::store_row(p.dx, p.dx.offset(row, range.begin + t + i, block.first), dx, block.count);
-      }
-    }
-  });
+  p.sequences.for_each_piece(
+      row, begin, end, [&](int64_t s, const Sequences::Range& range, int64_t first, int64_t last) {
+        for (int64_t t = first; t < last; t += kStep) {
+          const int64_t count = last - t < kStep ? last - t : kStep;
+          load_inputs(inputs, p.x, p.initial_state, range, s, W, t - (W - 1), t + count + W - 1,
+                      block);
+          load_sum_gradients<W>(p, block, inputs, range, t, count + W - 1, dsum);
+          add_parameter_gradients<W>(block, inputs, dsum, count, sums);
+          if (!p.dx) continue;
+          for (int64_t i = 0; i < count; ++i) {
+            Row dx;
+            input_gradient<W>(block, dsum + i, dx);
+            const int64_t state_row = t + i - (range.length - (W - 1));
+            if (p.dfinal_state && state_row >= 0) add_final_gradient(p, block, s, state_row, dx);
+            simd::store_row(p.dx, p.dx.offset(row, range.begin + t + i, block.first), dx,
+                            block.count);
+          }
+        }
+      });
 }
 
 // The initial state is the W - 1 inputs before token 0; the first W - 1 tokens see them.
