@@ -85,19 +85,14 @@ std::vector<int64_t> oracle_key_select(const std::vector<double>& score, int64_t
   const size_t length = score.size();
   std::vector<int64_t> eviction(length);
   for (size_t j = 0; j < length; ++j) {
-    int64_t last = static_cast<int64_t>(j) - 1;  // last query that attends key j
-    for (size_t i = j; i < length; ++i) {
-      int64_t better = 0;
-      for (size_t other = 0; other <= i; ++other) {
-        if (ranks_before(score, other, j)) ++better;
-      }
-      if (better >= budget) continue;
-      if (last != static_cast<int64_t>(i) - 1) {
-        throw std::logic_error("oracle_key_select: a key came back after it had left");
-      }
-      last = static_cast<int64_t>(i);
+    int64_t better = 0;  // keys of 0..i that rank before key j
+    for (size_t i = 0; i < j; ++i) better += ranks_before(score, i, j) ? 1 : 0;
+    size_t i = j;
+    while (i < length && better < budget) {
+      ++i;
+      if (i < length && ranks_before(score, i, j)) ++better;
     }
-    eviction[j] = last + 1;
+    eviction[j] = static_cast<int64_t>(i);
   }
   return eviction;
 }

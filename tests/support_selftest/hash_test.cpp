@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "comparator.hpp"
 #include "finite_difference.hpp"
@@ -67,6 +69,26 @@ TEST(KeySelectOracle, WorkedExamples) {
   EXPECT_EQ(oracle_key_select({1, 3, 2, 4}, 2), (Times{2, 4, 3, 4}));
   EXPECT_EQ(oracle_key_select({5, 6}, 10), (Times{2, 2}));
   EXPECT_EQ(oracle_key_select({}, 3), Times{});
+}
+
+TEST(KeySelectOracle, AttendedKeysAreTheLargestOfEveryPrefix) {
+  std::vector<double> score = random_normal({40}, 1).data;
+  for (double& value : score) value = std::round(2.0 * value);  // many ties
+  const int64_t budget = 6;
+  const std::vector<int64_t> eviction = oracle_key_select(score, budget);
+  for (int64_t i = 0; i < 40; ++i) {
+    std::vector<int64_t> ranked(static_cast<size_t>(i + 1)), attended;
+    std::iota(ranked.begin(), ranked.end(), 0);
+    std::stable_sort(ranked.begin(), ranked.end(), [&](int64_t a, int64_t b) {
+      return score[static_cast<size_t>(a)] > score[static_cast<size_t>(b)];
+    });
+    ranked.resize(std::min(ranked.size(), static_cast<size_t>(budget)));
+    std::sort(ranked.begin(), ranked.end());
+    for (int64_t j = 0; j <= i; ++j) {
+      if (i < eviction[static_cast<size_t>(j)]) attended.push_back(j);
+    }
+    EXPECT_EQ(attended, ranked) << "query " << i;
+  }
 }
 
 KeyScoreArgs score_problem(QueryNormalization normalization, std::vector<int64_t> cu_seqlens) {
