@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "data/dataset.hpp"
+
+namespace joint_recall {
+
+// What both forms of a batch ask: predict asked_targets[j] from the output at flat row
+// asked_positions[j]. Item i owns the entries [asked_offsets[i], asked_offsets[i + 1]).
+struct AskedTokens {
+  std::vector<std::int32_t> positions;
+  std::vector<std::int32_t> targets;
+  std::vector<std::int32_t> offsets;
+};
+
+// The items one after the other, each without its last token: item i is the rows
+// [cu_seqlens[i], cu_seqlens[i + 1]).
+struct PackedBatch {
+  std::vector<std::int32_t> inputs;
+  std::vector<std::int32_t> targets;  // the next token of each row
+  std::vector<std::int32_t> cu_seqlens;
+  AskedTokens asked;
+
+  int items() const { return static_cast<int>(cu_seqlens.size()) - 1; }
+  int rows() const { return static_cast<int>(inputs.size()); }
+};
+
+// The same rows, each item on the left of a line of `length` = padded_length - 1 columns. The rest
+// of a line holds kPaddingToken in inputs and targets and 0 in attention_mask.
+struct PaddedBatch {
+  int length = 0;
+  std::vector<std::int32_t> inputs;
+  std::vector<std::int32_t> targets;
+  std::vector<std::uint8_t> attention_mask;
+  AskedTokens asked;
+
+  int items() const { return length == 0 ? 0 : static_cast<int>(inputs.size()) / length; }
+  int rows() const { return static_cast<int>(inputs.size()); }
+};
+
+enum class Repeat {
+  kForever,  // the items again and again in file order, every batch full: for training
+  kOnce,     // each item once, the last batch as short as it must be: for evaluation
+};
+
+// Batches by number, without state: batch `step` depends on nothing but the split, the batch size
+// and `step`, so a run resumes at any step. The fill functions reuse the vectors' memory.
+class BatchIterator {
+ public:
+  BatchIterator(const Split& split, std::int64_t batch_size, Repeat repeat);
+
+  // Batches of one pass, a short last one included.
+  std::int64_t batches_per_pass() const;
+  // Items of batch `step`, and the index of its i-th item in the split.
+  std::int64_t batch_items(std::int64_t step) const;
+  std::int64_t item_index(std::int64_t step, std::int64_t i) const;
+
+  void fill(std::int64_t step, PackedBatch& batch) const;
+  void fill(std::int64_t step, PaddedBatch& batch) const;
+
+ private:
+  Split split_;
+  std::int64_t batch_size_;
+  Repeat repeat_;
+};
+
+}  // namespace joint_recall
