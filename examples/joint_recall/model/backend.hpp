@@ -55,7 +55,7 @@ class Backend {
   // out = (y + E o) SiLU(gate); without o (and E): y SiLU(gate), which is also SwiGLU.
   virtual void gated_sum(ConstMatrix y, ConstMatrix o, const float* E, ConstMatrix gate,
                          Matrix out) = 0;
-  // d_o and d_E are absent where o is.
+  // d_o and d_E are absent where o is; dy may be d_out.
   virtual void gated_sum_backward(ConstMatrix y, ConstMatrix o, const float* E, ConstMatrix gate,
                                   ConstMatrix d_out, Matrix dy, Matrix d_o, Matrix d_gate,
                                   float* d_E) = 0;

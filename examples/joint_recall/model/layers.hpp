@@ -1,0 +1,39 @@
+// The residual stream: a stack of h += f(RMSNorm(h)).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/transform.hpp"
+
+namespace joint_recall {
+
+// One such step: a norm and the transform behind it.
+class ResidualStep {
+ public:
+  ResidualStep(const ModelConfig& config, int64_t layer, const std::string& norm_prefix,
+               std::unique_ptr<Transform> transform, ParameterStore& store);
+  void bind(const ParameterStore& store);
+
+  int64_t layer() const { return layer_; }
+  const Transform& transform() const { return *transform_; }
+
+  // Returns the new stream; the old one has to stay until backward.
+  Matrix forward(Pass& pass, Matrix hidden);
+  // Turns the gradient of the new stream into that of the old.
+  void backward(Pass& pass, Matrix d_hidden);
+
+ private:
+  int64_t layer_;
+  float epsilon_;
+  std::string norm_name_;
+  std::unique_ptr<Transform> transform_;
+  Weight norm_;
+  Matrix hidden_;
+};
+
+// All of a model's, declared in order.
+std::vector<ResidualStep> make_residual_steps(const ModelConfig& config, ParameterStore& store);
+
+}  // namespace joint_recall
