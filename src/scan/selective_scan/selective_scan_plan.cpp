@@ -1,0 +1,69 @@
+#include "core/backend.hpp"
+#include "core/cpu_dispatch.hpp"
+#include "scan/selective_scan/selective_scan.hpp"
+
+namespace hax::selective_scan {
+namespace {
+
+constexpr int64_t kLargestBlock = 64;  // channels
+
+ScanForwardPlan plan_forward(const Inputs& in, int64_t sequences, const Context& context,
+                             Workspace& workspace) {
+  ScanForwardPlan plan;
+  plan.blocks =
+      make_scan_blocks(in.channels, in.groups, sequences, kLargestBlock, kScanPadding);
+  plan.scratch = take_thread_scratch(workspace, context.num_threads, [&](Workspace& scratch) {
+    Buffers(in.states, padded_width(plan.blocks), scratch);
+  });
+  return plan;
+}
+
+}  // namespace
+
+ScanForwardPlan Forward::plan(const ForwardParams& p, const Context& context,
+                              Workspace& workspace) {
+  require_cpu(p.device, name);
+  return plan_forward(p, p.sequences.count(), context, workspace);
+}
+
+void Forward::run(const ForwardParams& p, const ScanForwardPlan& plan, const Context& context,
+                  void*) {
+  with_cpu_level(context.cpu_level, [&](auto level) {
+    cpu_forward<level.value>(p, plan, context.num_threads);
+  });
+}
+
+ScanBackwardPlan Backward::plan(const BackwardParams& p, const Context& context,
+                                Workspace& workspace) {
+  require_cpu(p.device, name);
+  const ScanBlocks blocks =
+      make_scan_blocks(p.channels, p.groups, p.batch, kLargestBlock, kScanPadding);
+  const int64_t width = padded_width(blocks);
+  ScanBackwardPlan plan = plan_scan_backward(p.sequences, blocks, p.states, p.states * width,
+                                             sums_size(p.states, width), workspace);
+  plan.scratch = take_thread_scratch(workspace, context.num_threads, [&](Workspace& scratch) {
+    Buffers(p.states, width, scratch);
+    BackwardBuffers(p.states, width, scratch);
+    scratch.take<float>(plan.tiles() * plan.state_size);
+  });
+  return plan;
+}
+
+void Backward::run(const BackwardParams& p, const ScanBackwardPlan& plan, const Context& context,
+                   void*) {
+  with_cpu_level(context.cpu_level, [&](auto level) {
+    cpu_backward<level.value>(p, plan, context.num_threads);
+  });
+}
+
+ScanForwardPlan Step::plan(const StepParams& p, const Context& context, Workspace& workspace) {
+  require_cpu(p.device, name);
+  return plan_forward(p, p.batch, context, workspace);
+}
+
+void Step::run(const StepParams& p, const ScanForwardPlan& plan, const Context& context, void*) {
+  with_cpu_level(context.cpu_level,
+                 [&](auto level) { cpu_step<level.value>(p, plan, context.num_threads); });
+}
+
+}  // namespace hax::selective_scan
