@@ -111,6 +111,8 @@ TEST_F(DatasetGeneratorTest, DuplicatesAreDrawnAgainOverAllSplits) {
   expect_plain(folder_ / "b", args, false);
   // 1 context, 3 keys, 2 values: 8 x 36 items
   expect_plain(folder_ / "c", fixed_size_args(1, 3, 2, 200, 40), true);
+  // two bytes a token: many items that differ in their second half only
+  expect_plain(folder_ / "d", fixed_size_args(2, 1, 250, 2000, 500), true);
 }
 
 TEST_F(DatasetGeneratorTest, FixedSizeTables) {

@@ -135,6 +135,22 @@ TEST_F(DatasetTextTest, SeveralSetsInOneFolderAreToldApart) {
   expect_equal(read_text(sets[0]), dataset_);
 }
 
+TEST_F(DatasetTextTest, OtherFilesAreNotTakenForDatasets) {
+  const fs::path folder = folder_ / "others";
+  fs::create_directory(folder);
+  for (const char* name : {"notes.txt", "max_n_context_16_max_n_key_16_seed_1_train_inputs.txt.bak",
+                           "max_n_context_016_max_n_key_16_seed_1_train_inputs.txt",
+                           "max_n_context_16_max_n_key_16_seed_1_valid_inputs.txt",
+                           "max_n_context_16_max_n_key_16_seed_99999999999_train_inputs.txt"}) {
+    write_file(folder / name, "");
+  }
+  EXPECT_TRUE(find_text_files(folder).empty());
+  write_file(folder / "max_n_context_999999999_max_n_key_5_seed_1_train_inputs.txt", "");
+  EXPECT_TRUE(
+      contains(error_of([&] { open_dataset(folder); }),
+               "max_n_context_999999999_max_n_key_5_seed_1: max_n_context must be between"));
+}
+
 TEST_F(DatasetTextTest, BrokenLinesAreNamed) {
   const auto changed = [&](int line, std::size_t entry, const std::string& text) {
     return error_with_line(inputs_, line, inputs_line(line, entry, text));

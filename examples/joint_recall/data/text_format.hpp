@@ -13,7 +13,7 @@ namespace joint_recall {
 // The official generator's six text files: one padded item a line, tokens or mask bits joined by
 // single spaces.
 struct TextFiles {
-  std::filesystem::path folder;
+  std::filesystem::path folder = {};
   std::int64_t max_n_context = 0;
   std::int64_t max_n_key = 0;
   std::int64_t seed = 0;

@@ -1,10 +1,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
+#include <cinttypes>
+#include <cstdio>
 #include <map>
 #include <optional>
-#include <regex>
 
 #include "data/dataset_error.hpp"
 #include "data/files.hpp"
@@ -111,8 +111,14 @@ GeneratorArgs infer_args(const TextFiles& files) {
   args.max_n_context = files.max_n_context;
   args.max_n_key = files.max_n_key;
   args.seed = files.seed;
-  args.min_n_context = args.min_n_key = args.n_value = 1;
+  args.min_n_context = args.max_n_context;
+  args.min_n_key = args.max_n_key;
   args.n_train_per_context_key = args.n_test_per_context_key = 1;
+  try {
+    check_args(args);
+  } catch (const DatasetError& error) {
+    throw DatasetError(fmt::format("{}: {}", files.prefix(), error.what()));
+  }
 
   LineReader mask(files.folder / files.mask_name(SplitName::kTrain));
   const std::optional<ItemShape> shape = shape_of_mask(mask.next(), files);
@@ -219,15 +225,15 @@ std::string TextFiles::mask_name(SplitName split) const {
 }
 
 std::vector<TextFiles> find_text_files(const std::filesystem::path& folder) {
-  static const std::regex pattern(
-      R"(max_n_context_(\d{1,9})_max_n_key_(\d{1,9})_seed_(\d{1,10})_train_inputs\.txt)");
   std::vector<TextFiles> found;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
     const std::string name = entry.path().filename().string();
-    std::smatch match;
-    if (!std::regex_match(name, match, pattern)) continue;
-    found.push_back({folder, std::stoll(match[1]), std::stoll(match[2]), std::stoll(match[3])});
+    TextFiles files{folder};
+    const int numbers = std::sscanf(
+        name.c_str(), "max_n_context_%9" SCNd64 "_max_n_key_%9" SCNd64 "_seed_%10" SCNd64 "_train",
+        &files.max_n_context, &files.max_n_key, &files.seed);
+    if (numbers == 3 && files.inputs_name(SplitName::kTrain) == name) found.push_back(files);
   }
   if (error) {
     throw DatasetError(fmt::format("cannot list {}: {}", folder.string(), error.message()));
