@@ -107,8 +107,7 @@ void BatchIterator::fill(std::int64_t step, PaddedBatch& batch) const {
     const auto count = static_cast<std::size_t>(item.size()) - 1;
     copy_checked(split_, index, item, 0, std::span(batch.inputs).subspan(first_row, count));
     copy_checked(split_, index, item, 1, std::span(batch.targets).subspan(first_row, count));
-    std::fill_n(batch.attention_mask.begin() + static_cast<std::ptrdiff_t>(first_row), count,
-                std::uint8_t{1});
+    std::ranges::fill(std::span(batch.attention_mask).subspan(first_row, count), std::uint8_t{1});
     add_asked(item.shape(), static_cast<std::int32_t>(first_row), batch.targets, batch.asked);
   }
 }
