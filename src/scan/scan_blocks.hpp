@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/element.hpp"
+#include "core/integer.hpp"
 #include "core/workspace.hpp"
 
 namespace hax {
@@ -12,8 +13,6 @@ inline constexpr int64_t kMaxScanStates = 256;  // N
 inline constexpr int64_t kScanTile = 32;        // tokens whose inputs are held in fp32 at a time
 inline constexpr int64_t kScanPadding = 16;     // lanes that rows are padded to, at every CPU level
 
-HAX_INLINE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-HAX_INLINE constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 HAX_INLINE constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 HAX_INLINE constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
