@@ -34,9 +34,10 @@ class DatasetBatchTest : public DatasetTest {
       const int line = static_cast<int>(padded_inputs.size());
       for (int i = 0; i < length; ++i) {
         const bool real = i + 1 < static_cast<int>(tokens.size());
-        padded_inputs.push_back(real ? tokens[i] : kPaddingToken);
+        const bool seen = i < static_cast<int>(tokens.size());
+        padded_inputs.push_back(seen ? tokens[i] : kPaddingToken);
         padded_targets.push_back(real ? tokens[i + 1] : kPaddingToken);
-        attention_mask.push_back(real);
+        attention_mask.push_back(seen);
         if (!real) continue;
         if (i > separator && split.vocabulary().kind(tokens[i]) == TokenKind::kKey) {
           asked.push_back(static_cast<std::int32_t>(inputs.size()));

@@ -104,10 +104,11 @@ void BatchIterator::fill(std::int64_t step, PaddedBatch& batch) const {
     const std::int64_t index = item_index(step, i);
     const Item item = split_[index];
     const auto first_row = static_cast<std::size_t>(i * batch.length);
-    const auto count = static_cast<std::size_t>(item.size()) - 1;
-    copy_checked(split_, index, item, 0, std::span(batch.inputs).subspan(first_row, count));
-    copy_checked(split_, index, item, 1, std::span(batch.targets).subspan(first_row, count));
-    std::ranges::fill(std::span(batch.attention_mask).subspan(first_row, count), std::uint8_t{1});
+    const auto size = static_cast<std::size_t>(item.size());
+    const std::size_t seen = std::min(size, static_cast<std::size_t>(batch.length));
+    copy_checked(split_, index, item, 0, std::span(batch.inputs).subspan(first_row, seen));
+    copy_checked(split_, index, item, 1, std::span(batch.targets).subspan(first_row, size - 1));
+    std::ranges::fill(std::span(batch.attention_mask).subspan(first_row, seen), std::uint8_t{1});
     add_asked(item.shape(), static_cast<std::int32_t>(first_row), batch.targets, batch.asked);
   }
 }

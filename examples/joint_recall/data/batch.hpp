@@ -27,8 +27,10 @@ struct PackedBatch {
   int rows() const { return static_cast<int>(inputs.size()); }
 };
 
-// The same rows, each item on the left of a line of `length` = padded_length - 1 columns. The rest
-// of a line holds kPaddingToken in inputs and targets and 0 in attention_mask.
+// The items as the official code batches them: each on the left of a line of padded_length columns, of
+// which inputs are all but the last and targets all but the first. An item shorter than a line thus keeps
+// its last token as an input, which the packed form drops. The rest of a line holds kPaddingToken, and 0
+// in attention_mask.
 struct PaddedBatch {
   int length = 0;
   std::vector<std::int32_t> inputs;
