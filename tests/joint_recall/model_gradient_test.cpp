@@ -1,0 +1,145 @@
+// Gradients of whole models: against the fp64 oracle, and against differences of the model's own loss.
+#include <gtest/gtest.h>
+
+#include "model_oracle.hpp"
+#include "support/comparator.hpp"
+
+namespace joint_recall {
+namespace {
+
+constexpr uint64_t kSeed = 5;
+
+// Lengths 11, 19 and 25 in one batch, so that sequences differ and padding matters.
+std::vector<TestItem> mixed_items() {
+  std::vector<TestItem> items = make_items(1, 1, 1, 2);
+  for (const auto& [contexts, keys] : {std::pair{2, 2}, {2, 3}}) {
+    items.push_back(make_items(2, 1, contexts, keys).front());
+  }
+  return items;
+}
+
+// Weights away from the small initial ones, so that every path carries a gradient worth comparing.
+void roughen(Model& model) {
+  for (const Parameter& parameter : model.parameters()) {
+    std::vector<float> values = model.get(parameter, ParameterPart::kValue);
+    const Array noise = hax_test::random_normal({parameter.count},
+                                                static_cast<uint64_t>(parameter.offset), 0.0, 0.2);
+    for (size_t i = 0; i < values.size(); ++i) values[i] += static_cast<float>(noise.data[i]);
+    model.set(parameter, ParameterPart::kValue, values);
+  }
+}
+
+class WholeModel : public testing::TestWithParam<BaseAndPattern> {};
+
+TEST_P(WholeModel, EqualsTheOracle) {
+  if (GetParam().base == BaseArch::kSamba) GTEST_SKIP() << "checked by differences below";
+  const auto model = make_model(tiny_config(GetParam().base, GetParam().sparse), kSeed);
+  roughen(*model);
+  const PaddedBatch batch = pad(mixed_items(), 29);
+  const double gate_weight = 0.3;
+  const StepResult step =
+      model->forward_backward(view_of(batch), {.step = 7, .gate_loss_weight = gate_weight});
+  const OracleStep oracle = oracle_step(*model, view_of(batch), kSeed, 7, gate_weight);
+  EXPECT_NEAR(step.loss, oracle.loss, 1e-5 * oracle.loss);
+  EXPECT_NEAR(step.gate_loss, oracle.gate_loss, 1e-5 * oracle.gate_loss);
+  EXPECT_EQ(oracle.gate_loss > 0.0, GetParam().sparse.ends_with("key_selection"));
+  for (const Parameter& parameter : model->parameters()) {
+    const Array got = to_array(parameter.shape, model->get(parameter, ParameterPart::kGradient));
+    if (parameter.name.ends_with("dx_proj_3.bias")) {
+      EXPECT_NEAR(got.data.at(0), 0.0, 1e-6);  // exactly 0 but for rounding
+      continue;
+    }
+    EXPECT_TRUE(
+        hax_test::expect_close(parameter.name, got, oracle.gradient.at(parameter.name), 1e-4));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, WholeModel, testing::ValuesIn(all_models()),
+                         [](const auto& param_info) { return name_of(param_info.param); });
+
+// Moves one parameter along its own gradient g: the loss has to change by |g|^2 per unit. The step is
+// chosen for a change of about 1e-2; fp32 rounding of the loss (1e-6) and the third-order term then
+// leave an error of some 1e-3.
+void expect_differences(Model& model, const BatchView& batch, double gate_weight) {
+  const MicroStep micro_step{.step = 3, .gate_loss_weight = gate_weight};
+  const auto total_loss = [&] {
+    const StepResult result = model.forward_backward(batch, micro_step);
+    return result.loss + gate_weight * result.gate_loss;
+  };
+  for (const Parameter& parameter : model.parameters()) {
+    if (!parameter.trainable || parameter.name.ends_with("dx_proj_3.bias")) continue;
+    total_loss();
+    const std::vector<float> start = model.get(parameter, ParameterPart::kValue);
+    const std::vector<float> gradient = model.get(parameter, ParameterPart::kGradient);
+    double square = 0.0;
+    for (const float g : gradient) square += double{g} * double{g};
+    ASSERT_GT(square, 0.0) << parameter.name;
+    const double h = std::min(5e-3 / square, 0.02 / std::sqrt(square));
+    const auto loss_at = [&](double by) {
+      std::vector<float> moved = start;
+      for (size_t i = 0; i < moved.size(); ++i) moved[i] += static_cast<float>(by * gradient[i]);
+      model.set(parameter, ParameterPart::kValue, moved);
+      return total_loss();
+    };
+    const double quotient =
+        (8.0 * (loss_at(h) - loss_at(-h)) - (loss_at(2.0 * h) - loss_at(-2.0 * h))) / (12.0 * h);
+    model.set(parameter, ParameterPart::kValue, start);
+    const double noise = 1e-6 / h;
+    EXPECT_NEAR(quotient, square, 2e-3 * square + noise) << parameter.name;
+  }
+}
+
+TEST(ModelDifferences, Samba) {
+  const auto model = make_model(tiny_config(BaseArch::kSamba), kSeed);
+  roughen(*model);
+  const PackedBatch batch = pack(mixed_items());
+  expect_differences(*model, view_of(batch), 0.0);
+  const PaddedBatch padded = pad(mixed_items(), 29);
+  expect_differences(*model, view_of(padded), 0.0);
+}
+
+TEST(ModelDifferences, MambaSlidingWindow) {
+  const auto model = make_model(tiny_config(BaseArch::kMamba, "sliding_window"), kSeed);
+  roughen(*model);
+  const PackedBatch batch = pack(mixed_items());
+  expect_differences(*model, view_of(batch), 0.0);
+}
+
+// With as many keys as tokens the choice of keys can't change, and the loss is smooth.
+TEST(ModelDifferences, Mamba2KeySelection) {
+  ModelConfig config = tiny_config(BaseArch::kMamba2, "key_selection");
+  config.sparse_keys = 32;
+  const auto model = make_model(config, kSeed);
+  roughen(*model);
+  const PackedBatch batch = pack(mixed_items());
+  // The ranking loss sends no gradient to queries and keys, so only its own weights see it.
+  const MicroStep micro_step{.step = 3, .gate_loss_weight = 1.0};
+  const double gate_loss = model->forward_backward(view_of(batch), micro_step).gate_loss;
+  EXPECT_GT(gate_loss, 0.0);
+  for (const Parameter& parameter : model->parameters()) {
+    if (parameter.name.find("dx_proj") == std::string::npos ||
+        parameter.name.ends_with("dx_proj_3.bias")) {
+      continue;
+    }
+    const std::vector<float> start = model->get(parameter, ParameterPart::kValue);
+    model->forward_backward(view_of(batch), micro_step);
+    const std::vector<float> gradient = model->get(parameter, ParameterPart::kGradient);
+    double square = 0.0;
+    for (const float g : gradient) square += double{g} * double{g};
+    const double h = std::min(5e-3 / square, 0.005 / std::sqrt(square));
+    double change = 0.0;
+    for (const double sign : {1.0, -1.0}) {
+      std::vector<float> moved = start;
+      for (size_t i = 0; i < moved.size(); ++i) {
+        moved[i] += static_cast<float>(sign * h * gradient[i]);
+      }
+      model->set(parameter, ParameterPart::kValue, moved);
+      change += sign * model->forward_backward(view_of(batch), micro_step).gate_loss;
+    }
+    model->set(parameter, ParameterPart::kValue, start);
+    EXPECT_NEAR(change / (2.0 * h), square, 1e-2 * square + 1e-6 / h) << parameter.name;
+  }
+}
+
+}  // namespace
+}  // namespace joint_recall
