@@ -187,10 +187,10 @@ void scan_backward(const Params& p, const ScanBackwardPlan& plan, int num_thread
 }
 
 // One sum over the rows, in order.
-HAX_INLINE float total_of(const ScanBackwardPlan& plan, int64_t block, int64_t i) {
+HAX_INLINE double total_of(const ScanBackwardPlan& plan, int64_t block, int64_t i) {
   double total = 0.0;
   for (int64_t slot = 0; slot < plan.rows; ++slot) total += plan.sums_of(slot, block)[i];
-  return static_cast<float>(total);
+  return total;
 }
 
 }  // namespace HAX_CPU_LEVEL_NAME

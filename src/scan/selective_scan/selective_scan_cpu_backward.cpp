@@ -187,11 +187,12 @@ void write_parameter_gradients(const BackwardParams& p, const ScanBackwardPlan& 
     const ScanBlock block = plan.blocks.at(index);
     for (int64_t c = 0; c < block.count; ++c) {
       const int64_t d = block.first + c;
-      for (int64_t n = 0; n < p.states && p.dA; ++n) {
-        *p.dA.at<float>(d, n) = total_of(plan, index, n * width + c);
-      }
-      if (p.dD) *p.dD.at<float>(d) = total_of(plan, index, p.states * width + c);
-      if (p.ddelta_bias) *p.ddelta_bias.at<float>(d) = total_of(plan, index, (p.states + 1) * width + c);
+      const auto total = [&](int64_t row) {
+        return static_cast<float>(total_of(plan, index, row * width + c));
+      };
+      for (int64_t n = 0; n < p.states && p.dA; ++n) *p.dA.at<float>(d, n) = total(n);
+      if (p.dD) *p.dD.at<float>(d) = total(p.states);
+      if (p.ddelta_bias) *p.ddelta_bias.at<float>(d) = total(p.states + 1);
     }
   }
 }
