@@ -1,0 +1,191 @@
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "hash/hash_case.hpp"
+
+namespace hax_test {
+namespace {
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+struct SelectCase {
+  int64_t batch = 1, heads = 1, length = 0;
+  int64_t budget = 4;
+  std::vector<int64_t> cu_seqlens = {};
+  hax_data_type index_type = kInt32;
+  Layout layout = Layout::compact;
+};
+
+Argument select(const SelectCase& c, const Array& score, const hax_context* context) {
+  const Argument score_arg = Argument::input(score, kFp32, c.layout);
+  const Argument cu_seqlens = boundaries(c.cu_seqlens, c.index_type);
+  const Argument eviction = Argument::output(score.shape, kInt32, c.layout);
+  hax_key_select_forward_args args = {};
+  args.score = score_arg.arg();
+  args.cu_seqlens = cu_seqlens.arg();
+  args.eviction = eviction.arg();
+  args.budget = static_cast<int32_t>(c.budget);
+  EXPECT_EQ(run(hax_key_select_forward_workspace, hax_key_select_forward, context, args),
+            HAX_SUCCESS)
+      << hax_last_error();
+  EXPECT_TRUE(eviction.sentinels_intact());
+  return eviction;
+}
+
+void expect_selection_matches(const SelectCase& c, const Array& score, const hax_context* context) {
+  const std::vector<int64_t> eviction = select(c, score, context).integers();
+  for (const Stretch& s : stretches(c.batch, c.length, c.cu_seqlens)) {
+    for (int64_t h = 0; h < c.heads; ++h) {
+      const std::vector<double> row = values_of(score.data, c.heads, c.length, s, h);
+      ASSERT_EQ(values_of(eviction, c.heads, c.length, s, h), oracle_key_select(row, c.budget))
+          << "L=" << s.length << " budget=" << c.budget << " head " << h;
+    }
+  }
+}
+
+// Scores of one sequence that stress the order in which keys come and go.
+struct Family {
+  const char* name;
+  double (*score)(int64_t j, std::mt19937_64& engine);
+};
+
+double normal(std::mt19937_64& engine) { return std::normal_distribution<double>()(engine); }
+
+constexpr Family kFamilies[] = {
+    {"random", [](int64_t, std::mt19937_64& e) { return normal(e); }},
+    {"ascending", [](int64_t j, std::mt19937_64&) { return static_cast<double>(j); }},
+    {"descending", [](int64_t j, std::mt19937_64&) { return static_cast<double>(-j); }},
+    {"constant", [](int64_t, std::mt19937_64&) { return 0.25; }},
+    {"sawtooth", [](int64_t j, std::mt19937_64&) { return static_cast<double>(j % 7); }},
+    {"reverse sawtooth", [](int64_t j, std::mt19937_64&) { return static_cast<double>(-(j % 9)); }},
+    {"few values", [](int64_t, std::mt19937_64& e) { return static_cast<double>(e() % 3) - 1.0; }},
+    {"all nan", [](int64_t, std::mt19937_64&) { return kNan; }},
+    {"some nan", [](int64_t, std::mt19937_64& e) { return e() % 3 ? normal(e) : kNan; }},
+    {"nan first", [](int64_t j, std::mt19937_64& e) { return j < 9 ? -kNan : normal(e); }},
+    {"infinities",
+     [](int64_t, std::mt19937_64& e) {
+       const double values[] = {kInf, -kInf, kNan, 0.0, 1.0};
+       return values[e() % 5];
+     }},
+    {"signed zeros", [](int64_t, std::mt19937_64& e) { return e() % 2 ? 0.0 : -0.0; }},
+    {"extremes",
+     [](int64_t, std::mt19937_64& e) {
+       const double values[] = {0x1.fffffep127, -0x1.fffffep127, 0x1p-149, -0x1p-149, 0.0};
+       return values[e() % 5];
+     }},
+};
+
+Array scores(const Family& family, const SelectCase& c) {
+  std::mt19937_64 engine(7);
+  Array score({c.batch, c.heads, c.length});
+  for (int64_t i = 0; i < score.numel(); ++i) {
+    score.data[static_cast<size_t>(i)] = family.score(i % c.length, engine);
+  }
+  return round_to(score, kFp32);
+}
+
+TEST(KeySelect, EveryFamilyOfScores) {
+  const TestContext context;
+  for (const Family& family : kFamilies) {
+    SCOPED_TRACE(family.name);
+    for (const int64_t length : {1, 2, 3, 17, 120}) {
+      for (const int64_t budget : {1, 2, 3, 8, 16, 17, 119, 120, 121, 1 << 30}) {
+        const SelectCase c{.length = length, .budget = budget};
+        expect_selection_matches(c, scores(family, c), context);
+      }
+    }
+  }
+}
+
+TEST(KeySelect, EmptyTensors) {
+  const TestContext context;
+  for (const SelectCase& c :
+       {SelectCase{.batch = 2, .heads = 3}, SelectCase{.batch = 0, .length = 5},
+        SelectCase{.heads = 0, .length = 5}, SelectCase{.cu_seqlens = {0}},
+        SelectCase{.cu_seqlens = {0, 0}}}) {
+    expect_selection_matches(c, Array({c.batch, c.heads, c.length}), context);
+  }
+}
+
+TEST(KeySelect, HeadsLayoutsAndThreads) {
+  for (const int threads : {1, 2, 7}) {
+    const TestContext context(threads);
+    for (const Layout layout : kLayouts) {
+      const SelectCase c{.batch = 3, .heads = 5, .length = 77, .budget = 6, .layout = layout};
+      expect_selection_matches(c, scores(kFamilies[0], c), context);
+    }
+  }
+}
+
+TEST(KeySelect, Packed) {
+  const TestContext context;
+  for (const hax_data_type index_type : {kInt32, kInt64}) {
+    for (const int64_t budget : {1, 5, 1000}) {
+      const SelectCase c{.heads = 2,
+                         .length = 200,
+                         .budget = budget,
+                         .cu_seqlens = cut_up(200),
+                         .index_type = index_type};
+      expect_selection_matches(c, scores(kFamilies[0], c), context);
+    }
+  }
+}
+
+TEST(KeySelect, RejectsABudgetBelowOne) {
+  const TestContext context;
+  const Argument score = Argument::input(Array({1, 1, 3}));
+  const Argument eviction = Argument::output({1, 1, 3}, kInt32);
+  hax_key_select_forward_args args = {};
+  args.score = score.arg();
+  args.eviction = eviction.arg();
+  EXPECT_EQ(run(hax_key_select_forward_workspace, hax_key_select_forward, context, args),
+            HAX_ERROR_INVALID_ARGUMENT);
+  EXPECT_EQ(std::string(hax_last_error()),
+            "hax_key_select_forward: budget: expected at least 1, got 0");
+  EXPECT_TRUE(eviction.untouched());
+}
+
+// A million keys, whatever their order, take no more than a few times as long a key as 2^14 do. A
+// quadratic method would take 64 times as long.
+TEST(KeySelect, TimeGrowsAboutLinearly) {
+  const TestContext context(1);
+  const auto seconds_per_key = [&](const Family& family, int64_t length, int64_t budget) {
+    std::mt19937_64 engine(7);
+    std::vector<float> score(static_cast<size_t>(length));
+    for (int64_t j = 0; j < length; ++j) {
+      score[static_cast<size_t>(j)] = static_cast<float>(family.score(j, engine));
+    }
+    std::vector<int32_t> eviction(score.size());
+    int64_t shape[] = {1, 1, length};
+    hax_tensor score_tensor = {score.data(), {HAX_DEVICE_CPU, 0}, 3, HAX_FP32, shape, nullptr, 0};
+    hax_tensor eviction_tensor = {
+        eviction.data(), {HAX_DEVICE_CPU, 0}, 3, HAX_INT32, shape, nullptr, 0};
+    hax_key_select_forward_args args = {};
+    args.score = &score_tensor;
+    args.eviction = &eviction_tensor;
+    args.budget = static_cast<int32_t>(budget);
+    double best = kInf;
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      const auto start = std::chrono::steady_clock::now();
+      EXPECT_EQ(run(hax_key_select_forward_workspace, hax_key_select_forward, context, args),
+                HAX_SUCCESS);
+      const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+      best = std::min(best, taken.count());
+    }
+    return best / static_cast<double>(length);
+  };
+  for (const Family& family : kFamilies) {
+    for (const int64_t budget : {64, 4096}) {
+      const double few = seconds_per_key(family, 1 << 14, budget);
+      const double many = seconds_per_key(family, 1 << 20, budget);
+      EXPECT_LT(many, 8 * few) << family.name << ", budget " << budget;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace hax_test
