@@ -35,11 +35,10 @@ class GradientScan : public HeadScan {
   // Gradients that a tile's decays receive, per token. Decay exponents c_t are sums of dt A.
   struct DecayGradients {
     float direct[kScanTile] = {};   // of dt_s where it scales x_s
-    float earlier[kScanTile] = {};  // of c_t through decays from tokens s < t
-    float later[kScanTile] = {};    // of -c_s through decays to tokens t > s
-    float from_start[kScanTile] = {};
-    float to_end[kScanTile] = {};
-    double whole = 0.0;  // of the exponent of the whole tile's decay, through the state
+    float between[kScanTile] = {};  // of dt_i A through the decays from tokens s < i to tokens t >= i
+    float from_start[kScanTile] = {};  // of c_t through the state before the tile
+    float to_end[kScanTile] = {};      // of c_end - c_s through the state after it, without dt_s
+    double whole = 0.0;                // of c_end through both
   };
 
   void reverse_head(int64_t row, int64_t token, int64_t count, int64_t h, const float* start,
@@ -106,22 +105,23 @@ class GradientScan : public HeadScan {
               .b_stride = kScanTile,
               .depth = p_.width});
     const float* const dt = buf_.dt + h * kScanTile;
-    for (int64_t t = 0; t < count; ++t) {
-      Vec earlier = {};
+    float carried[kScanTile] = {};  // to c_t - c_s of all later t
+    for (int64_t t = count - 1; t >= 0; --t) {
+      Vec between = {};
       for (int64_t s = 0; s <= t; s += kLanes) {
         const int64_t at = t * kScanTile + s;
         const simd::IntVec causal = columns_up_to(s, t), strictly = columns_up_to(s, t - 1);
         const Vec step = simd::load(dt + s);
         const Vec weighted = causal ? simd::load(grad_.dmix + at) * simd::load(buf_.decay + at) : Vec{};
         const Vec direct = causal ? weighted * simd::load(buf_.scores + at) : Vec{};
-        const Vec between = strictly ? direct * step : Vec{};
         const Vec dscores = weighted * step;
+        const Vec sum = simd::load(carried + s) + direct * step;
         simd::store(grad_.dscores + at, h == 0 ? dscores : simd::load(grad_.dscores + at) + dscores);
         simd::store(decays.direct + s, simd::load(decays.direct + s) + direct);
-        simd::store(decays.later + s, simd::load(decays.later + s) + between);
-        earlier += between;
+        simd::store(carried + s, sum);
+        between += strictly ? sum : Vec{};
       }
-      decays.earlier[t] = simd::sum(earlier);
+      decays.between[t] = simd::sum(between);
     }
   }
 
@@ -188,12 +188,12 @@ class GradientScan : public HeadScan {
     const auto A = static_cast<double>(*p_.A.at<float>(block_.first + h));
     double before = 0.0;  // of decays to the tile's end from tokens before i
     for (int64_t i = 0; i < count; ++i) before += dt[i] * decays.to_end[i];
-    double inside = 0.0;  // of c_t for t >= i
+    double after = 0.0;  // of decays from the tile's start to tokens t >= i
     for (int64_t i = count - 1; i >= 0; --i) {
-      inside += static_cast<double>(decays.earlier[i]) - static_cast<double>(decays.later[i]) +
-                static_cast<double>(decays.from_start[i]);
+      after += static_cast<double>(decays.from_start[i]);
       before -= dt[i] * decays.to_end[i];
-      const double dexponent = inside + before + decays.whole;
+      const double dexponent =
+          static_cast<double>(decays.between[i]) + after + before + decays.whole;
       const double dstep = A * dexponent + static_cast<double>(decays.direct[i] + decays.to_end[i]);
       const double ddt = dstep * static_cast<double>(buf_.slope[h * kScanTile + i]);
       grad_.ddt[h * kScanTile + i] = static_cast<float>(ddt);
