@@ -1,0 +1,201 @@
+#include <fmt/format.h>
+
+#include <csignal>
+#include <memory>
+
+#include "data/dataset.hpp"
+#include "train/commands.hpp"
+#include "train/device.hpp"
+#include "train/error.hpp"
+#include "train/finish.hpp"
+#include "train/report.hpp"
+#include "train/run_files.hpp"
+#include "train/stop_signal.hpp"
+#include "train/trainer.hpp"
+
+namespace joint_recall {
+namespace {
+
+constexpr const char* kAbout =
+    "Without a GPU the quick setting is the default: Mamba-2 with HAX on tables of 4 contexts x 4 "
+    "keys x 8 "
+    "values, whose data set is made where it is missing; it takes a minute or two. Flags override "
+    "its parts. "
+    "The defaults shown are the paper's, which --no-quick turns on. Ctrl-C saves and exits; "
+    "--resume goes on "
+    "with equal bits.";
+
+template <class T>
+void add_field(CLI::App& command, const std::string& group, TrainFlags& flags, const char* name,
+               const char* help, T& value) {
+  if constexpr (std::is_same_v<T, bool>) {
+    const auto set = [&flags, &value, name](int64_t count) {
+      value = count > 0;
+      flags.given.insert(name);
+    };
+    command.add_flag_function(fmt::format("--{0},!--no-{0}", name), set, help)->group(group);
+  } else {
+    const auto set = [&flags, &value, name](const std::string& text) {
+      parse_field(name, text, value);
+      flags.given.insert(name);
+    };
+    CLI::Option* option =
+        command.add_option_function<std::string>(fmt::format("--{}", name), set, help)
+            ->group(group);
+    const std::string text = field_text(value);
+    if (!text.empty()) option->default_str(text);
+  }
+}
+
+std::string describe(const ModelConfig& model) {
+  std::string text = fmt::format("{} of width {}, {} layers", to_string(model.base_arch),
+                                 model.hidden_size, model.num_hidden_layers);
+  if (!model.sparse_arch.present()) return text;
+  text += fmt::format(", sparse attention {} over {} keys", to_string(model.sparse_arch),
+                      model.sparse_keys);
+  if (model.sparse_arch.has(HAX_PATTERN_LSH)) text += fmt::format(", {} hash bits", model.num_hash);
+  return text;
+}
+
+void say_quick(const TrainSettings& settings) {
+  say("quick setting ({}): {} steps of {} items, learning rate {}, warm-up {} steps",
+      has_gpu() ? "asked for" : "there is no GPU", settings.step, settings.bsz * settings.grad_acc,
+      settings.lr, settings.warmup_step);
+  say("the paper's setting: {0} create-dataset --data_dir data && {0} train --no-quick --base_arch "
+      "mamba2 "
+      "--sparse_arch sign_bin_lsh+key_selection --data_dir data",
+      program_name());
+}
+
+Dataset open_training_data(const TrainSettings& settings, bool make_quick_data) {
+  if (!make_quick_data) {
+    std::error_code none;
+    if (!std::filesystem::exists(settings.data_dir, none)) {
+      throw TrainError(fmt::format(
+          "--data_dir: there is no folder {}; {} create-dataset --data_dir {} makes the "
+          "paper's data set in it",
+          settings.data_dir, program_name(), shell_quoted(settings.data_dir)));
+    }
+    return open_dataset(settings.data_dir);
+  }
+  ProgressBar bar("making the quick data set:", 1);
+  return create_dataset(settings.data_dir, quick_dataset(),
+                        [&](int64_t done, int64_t total) {
+                          bar.update(done * 1000 / total);
+                          return stop_signal() == 0;
+                        })
+      .dataset;
+}
+
+void check_fits(const Dataset& dataset, const TrainSettings& settings) {
+  const int tokens = dataset.vocabulary().size();
+  if (tokens > settings.model.vocab_size) {
+    throw TrainError(fmt::format(
+        "vocab_size: the data set {} has {} token ids, but the model only {}; --config_dir "
+        "can give it more",
+        settings.data_dir, tokens, settings.model.vocab_size));
+  }
+}
+
+int stopped(const RunFolder& folder, const Dataset& dataset, const CheckpointInfo& info) {
+  say("stopped by {} after step {} of {}; everything is saved in {}",
+      stop_signal() == SIGINT ? "Ctrl-C" : "SIGTERM", info.state.step, info.settings.step,
+      folder.path.string());
+  draw_curves(folder, dataset, info);
+  say("to go on: {} train --resume {} --data_dir {}", program_name(),
+      shell_quoted(folder.path.string()), shell_quoted(info.settings.data_dir));
+  return kStoppedExitCode + stop_signal();
+}
+
+int train_and_finish(const RunFolder& folder, const Dataset& dataset, Model& model,
+                     const CheckpointInfo& info) {
+  Trainer trainer(folder, dataset, model, info);
+  if (!trainer.run() || !finish_run(folder, dataset, model, trainer.info())) {
+    return stopped(folder, dataset, trainer.info());
+  }
+  return 0;
+}
+
+int start(const TrainFlags& flags) {
+  const bool quick = flags.quick.value_or(!has_gpu());
+  const TrainSettings settings = resolve_settings(flags, quick);
+  if (quick) say_quick(settings);
+  const Dataset dataset = open_training_data(settings, quick && !flags.has("data_dir"));
+  check_fits(dataset, settings);
+  Model model(settings.model, make_backend(settings.device, static_cast<int>(settings.num_threads)),
+              settings.seed);
+  model.initialise();
+
+  const RunFolder folder(make_run_folder(settings.save_dir, run_name(settings)));
+  say("model: {}; {} parameters", describe(settings.model), grouped(model.trainable_count()));
+  say("data: {}, {} training, {} validation, {} test items", settings.data_dir,
+      grouped(dataset.train.size()), grouped(dataset.valid.size()), grouped(dataset.test.size()));
+  say("run: {}", folder.path.string());
+  return train_and_finish(folder, dataset, model, {settings, identify(dataset), {}});
+}
+
+// Killed between the last checkpoint and the best of the same step, a run has the best in the last.
+void repair_best(const RunFolder& folder, const Model& model, const CheckpointInfo& info) {
+  const RunState& state = info.state;
+  if (state.best_step == state.step && state.step > 0) {
+    save_checkpoint(folder / kBestName, model, info);
+  } else if (state.best_step > 0) {
+    const int64_t step = Checkpoint(folder / kBestName).info().state.step;
+    if (step != state.best_step) {
+      throw TrainError(fmt::format(
+          "{}: expected the checkpoint of step {}, which {} names as the best, got step {}",
+          (folder / kBestName).string(), state.best_step, (folder / kLastName).string(), step));
+    }
+  }
+}
+
+int resume(const TrainFlags& flags) {
+  const RunFolder folder(find_run_folder(flags.resume));
+  const Checkpoint checkpoint(folder / kLastName);
+  CheckpointInfo info = checkpoint.info();
+  info.settings = resume_settings(flags, info.settings, checkpoint.path());
+  const TrainSettings& settings = info.settings;
+  if (settings.step < info.state.step) {
+    throw TrainError(fmt::format("--step: {} is at step {} already, got {}", checkpoint.path(),
+                                 info.state.step, settings.step));
+  }
+  const Dataset dataset = open_training_data(settings, false);
+  if (const DatasetIdentity found = identify(dataset); !(found == info.dataset)) {
+    throw TrainError(fmt::format("--data_dir: {} is not the data set of {}: {}", settings.data_dir,
+                                 checkpoint.path(), difference(found, info.dataset)));
+  }
+  Model model(settings.model, make_backend(settings.device, static_cast<int>(settings.num_threads)),
+              settings.seed);
+  checkpoint.restore(model);
+  repair_best(folder, model, info);
+  say("resuming {} after step {} of {}", folder.path.string(), info.state.step, settings.step);
+  return train_and_finish(folder, dataset, model, info);
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app, int& exit_code) {
+  CLI::App* command = app.add_subcommand("train", "Train a model");
+  const auto flags = std::make_shared<TrainFlags>();
+  command->footer(kAbout);
+  std::string group = "The official trainer's options";
+  const auto add = [&](const char* name, const char* help, Keep, auto access) {
+    add_field(*command, group, *flags, name, help, access(flags->value));
+  };
+  visit_official_fields(add);
+  group = "Own options";
+  command
+      ->add_flag_function(
+          "--quick,!--no-quick", [flags](int64_t count) { flags->quick = count > 0; },
+          "The quick setting, or the paper's (default: quick where there is no GPU)")
+      ->group(group);
+  command->add_option("--resume", flags->resume, "Folder of a run: go on after its last checkpoint")
+      ->group(group);
+  visit_own_fields(add);
+  command->callback([flags, &exit_code] {
+    catch_stop_signals();
+    exit_code = flags->resume.empty() ? start(*flags) : resume(*flags);
+  });
+}
+
+}  // namespace joint_recall

@@ -1,0 +1,171 @@
+#include "train/trainer.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "train/error.hpp"
+#include "train/report.hpp"
+#include "train/stop_signal.hpp"
+
+namespace joint_recall {
+namespace {
+
+constexpr double kSaveSeconds = 300.0;  // at the latest, beside every validation
+constexpr double kShowSeconds = 10.0;   // between lines where there is no progress bar
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+double learning_rate(const TrainSettings& settings, int64_t step) {
+  if (step > settings.warmup_step) return settings.lr;
+  return settings.lr * static_cast<double>(step - 1) / static_cast<double>(settings.warmup_step);
+}
+
+Trainer::Trainer(const RunFolder& folder, const Dataset& dataset, Model& model,
+                 const CheckpointInfo& info)
+    : folder_(folder),
+      dataset_(dataset),
+      model_(model),
+      info_(info),
+      batches_(dataset.train, info.settings.bsz, Repeat::kForever, info.settings.packing),
+      metrics_(folder.path, info.state) {}
+
+bool Trainer::run() {
+  ProgressBar bar("step", settings_.step, state_.step);
+  save();
+  while (stop_signal() == 0) {
+    if (validation_due()) {
+      bar.clear();
+      if (!validate()) break;
+    }
+    if (state_.step >= settings_.step) return true;
+    update();
+    if (state_.step % settings_.log_step == 0) log_steps();
+    if (!validation_due() && seconds_since(saved_) > kSaveSeconds) save();
+    show(bar);
+  }
+  bar.clear();
+  save();
+  return false;
+}
+
+void Trainer::update() {
+  const Clock::time_point start = Clock::now();
+  const int64_t step = state_.step + 1;
+  latest_ = {};
+  for (int64_t i = 0; i < settings_.grad_acc; ++i) {
+    const BatchView batch = batches_.view((step - 1) * settings_.grad_acc + i);
+    const StepResult result =
+        model_.forward_backward(batch, {.step = step,
+                                        .index = static_cast<int32_t>(i),
+                                        .count = static_cast<int32_t>(settings_.grad_acc),
+                                        .gate_loss_weight = settings_.gate_loss_weight});
+    const auto share = 1.0 / static_cast<double>(settings_.grad_acc);
+    latest_.loss += share * result.loss;
+    latest_.gate_loss += share * result.gate_loss;
+    latest_.accuracy += share * result.accuracy;
+  }
+  if (!std::isfinite(latest_.loss) || !std::isfinite(latest_.gate_loss)) {
+    throw TrainError(fmt::format(
+        "the loss became {} (ranking loss {}) at step {}; a smaller --lr or a longer --warmup_step "
+        "may help, "
+        "and {} still holds step {}",
+        latest_.loss, latest_.gate_loss, step, (folder_ / kLastName).string(), saved_step_));
+  }
+  model_.apply(step, learning_rate(settings_, step));
+  state_.step = step;
+  ++state_.sums.steps;
+  state_.sums.loss += latest_.loss;
+  state_.sums.gate_loss += latest_.gate_loss;
+  state_.sums.accuracy += latest_.accuracy;
+
+  const double seconds = seconds_since(start);
+  constexpr double kSmoothing = 0.05;
+  seconds_per_step_ = seconds_per_step_ == 0.0
+                          ? seconds
+                          : seconds_per_step_ + kSmoothing * (seconds - seconds_per_step_);
+}
+
+double Trainer::items_per_second() const {
+  return static_cast<double>(settings_.bsz * settings_.grad_acc) / seconds_per_step_;
+}
+
+std::string Trainer::speed() const {
+  if (seconds_per_step_ == 0.0) return {};
+  return fmt::format("  {:.1f} ms/step  {:.0f} items/s", 1e3 * seconds_per_step_,
+                     items_per_second());
+}
+
+void Trainer::log_steps() {
+  const auto steps = static_cast<double>(state_.sums.steps);
+  metrics_.add({.step = state_.step,
+                .validation = false,
+                .loss = state_.sums.loss / steps,
+                .gate_loss = state_.sums.gate_loss / steps,
+                .accuracy = state_.sums.accuracy / steps,
+                .lr = learning_rate(settings_, state_.step)});
+  metrics_.add_timing(state_.step, seconds_per_step_, items_per_second());
+  state_.sums = {};
+}
+
+void Trainer::show(ProgressBar& bar) {
+  const std::string numbers =
+      fmt::format("loss {:.4f}  accuracy {}{}", latest_.loss, percent(latest_.accuracy), speed());
+  bar.update(state_.step, numbers);
+  if (bar.live() || seconds_since(shown_) < kShowSeconds) return;
+  shown_ = Clock::now();
+  const double left = seconds_per_step_ * static_cast<double>(settings_.step - state_.step);
+  say("step {}/{}  {}  left {}", state_.step, settings_.step, numbers, duration_text(left));
+}
+
+bool Trainer::validation_due() const {
+  return state_.step % settings_.valid_step == 0 && state_.validated_step < state_.step;
+}
+
+bool Trainer::validate() {
+  const Clock::time_point start = Clock::now();
+  ProgressBar bar(fmt::format("validation after step {}:", state_.step), dataset_.valid.size());
+  const std::optional<Evaluation> result =
+      evaluate(model_, dataset_.valid, settings_.bsz, settings_.packing, [&](int64_t items) {
+        bar.update(items);
+        return stop_signal() == 0;
+      });
+  bar.clear();
+  if (!result) return false;
+
+  metrics_.add({.step = state_.step,
+                .validation = true,
+                .loss = result->loss,
+                .gate_loss = 0.0,
+                .accuracy = result->accuracy,
+                .lr = 0.0});
+  state_.validated_step = state_.step;
+  const bool best = state_.best_step == 0 || result->accuracy > state_.best_accuracy;
+  if (best) {
+    state_.best_step = state_.step;
+    state_.best_accuracy = result->accuracy;
+  }
+  // In this order: if only the first is written, resuming finds that the best is the last.
+  save();
+  if (best) save_checkpoint(folder_ / kBestName, model_, info_);
+
+  shown_ = Clock::now();
+  say("step {}/{}  validation: loss {:.4f}  accuracy {}{}  took {:.1f} s{}", state_.step,
+      settings_.step, result->loss, percent(result->accuracy), speed(), seconds_since(start),
+      best ? "  best so far" : "");
+  return true;
+}
+
+void Trainer::save() {
+  metrics_.sync(state_);
+  save_checkpoint(folder_ / kLastName, model_, info_);
+  saved_ = Clock::now();
+  saved_step_ = state_.step;
+}
+
+}  // namespace joint_recall

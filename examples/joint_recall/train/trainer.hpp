@@ -1,0 +1,61 @@
+// The training loop: updates, metrics, validation, checkpoints.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "data/dataset.hpp"
+#include "model/model.hpp"
+#include "train/checkpoint.hpp"
+#include "train/evaluate.hpp"
+#include "train/metrics_log.hpp"
+#include "train/progress_bar.hpp"
+#include "train/run_folder.hpp"
+
+namespace joint_recall {
+
+// Learning rate of update `step`, counted from 1: it rises from 0 by lr / warmup_step an update.
+double learning_rate(const TrainSettings& settings, int64_t step);
+
+class Trainer {
+ public:
+  // The model holds the weights and moments that belong to info.state.
+  Trainer(const RunFolder& folder, const Dataset& dataset, Model& model,
+          const CheckpointInfo& info);
+
+  // Trains to settings.step. False when a stop signal came before; everything is saved either way.
+  // Throws TrainErrors; checkpoints saved before stay as they are.
+  bool run();
+
+  const CheckpointInfo& info() const { return info_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void update();
+  void log_steps();
+  double items_per_second() const;
+  std::string speed() const;
+  bool validation_due() const;
+  bool validate();
+  void save();
+  void show(ProgressBar& bar);
+
+  const RunFolder& folder_;
+  const Dataset& dataset_;
+  Model& model_;
+  CheckpointInfo info_;
+  const TrainSettings& settings_ = info_.settings;
+  RunState& state_ = info_.state;
+  BatchSource batches_;
+  MetricsLog metrics_;
+
+  StepResult latest_;
+  double seconds_per_step_ = 0.0;  // smoothed; 0: unknown
+  int64_t saved_step_ = 0;
+  Clock::time_point saved_ = Clock::now();
+  Clock::time_point shown_ = Clock::now();
+};
+
+}  // namespace joint_recall
