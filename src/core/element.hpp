@@ -10,6 +10,13 @@ namespace hax {
 // the linker would keep one, perhaps with instructions that the machine lacks.
 #define HAX_INLINE [[gnu::always_inline]] inline
 
+// The same, callable from CUDA kernels too.
+#ifdef __CUDACC__
+#define HAX_EVERYWHERE __host__ __device__ HAX_INLINE
+#else
+#define HAX_EVERYWHERE HAX_INLINE
+#endif
+
 struct fp16 {
   uint16_t bits;
 };
@@ -19,7 +26,7 @@ struct bf16 {
 
 enum class Type : uint8_t { none, fp32, fp16, bf16, int32, int64 };
 
-HAX_INLINE constexpr size_t size_of(Type type) {
+HAX_EVERYWHERE constexpr size_t size_of(Type type) {
   switch (type) {
     case Type::none: return 0;
     case Type::fp16:

@@ -13,8 +13,8 @@ inline constexpr int64_t kMaxScanStates = 256;  // N
 inline constexpr int64_t kScanTile = 32;        // tokens whose inputs are held in fp32 at a time
 inline constexpr int64_t kScanPadding = 16;     // lanes that rows are padded to, at every CPU level
 
-HAX_INLINE constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-HAX_INLINE constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+HAX_EVERYWHERE constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+HAX_EVERYWHERE constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Channels (or heads) [first, first + count), all of one group and thus with the same B and C.
 struct ScanBlock {
@@ -38,18 +38,21 @@ struct ScanBlocks {
   }
 };
 
-// Blocks of at most `largest`, halved down to `smallest` while `rows` rows of them give little to share
-// out. Depends on shapes alone, so that sums over blocks do too.
+// Blocks of at most `largest`, halved down to `smallest` while `rows` rows of them make fewer than
+// `enough` tasks.
 inline ScanBlocks make_scan_blocks(int64_t total, int64_t groups, int64_t rows, int64_t largest,
-                                   int64_t smallest) {
-  constexpr int64_t kEnoughTasks = 16;
+                                   int64_t smallest, int64_t enough) {
   ScanBlocks blocks{groups, groups > 0 ? total / groups : 0, largest};
   while (blocks.size > smallest &&
-         (rows * blocks.count() < kEnoughTasks || blocks.size / 2 >= blocks.members)) {
+         (rows * blocks.count() < enough || blocks.size / 2 >= blocks.members)) {
     blocks.size /= 2;
   }
   return blocks;
 }
+
+// Forward's numbers don't depend on the blocks; backward's sums do, so there the threads must not matter.
+inline int64_t enough_forward_tasks(int num_threads) { return 4 * int64_t{num_threads}; }
+inline constexpr int64_t kEnoughBackwardTasks = 16;
 
 // Scratch memory that each thread has for itself.
 struct ThreadScratch {

@@ -10,17 +10,17 @@ struct Checkpoints {
   Tensor states;  // (B, floor(L / every), state...); none: there are no checkpoints
   int64_t every = 0;
 
-  HAX_INLINE explicit operator bool() const { return static_cast<bool>(states); }
+  HAX_EVERYWHERE explicit operator bool() const { return static_cast<bool>(states); }
 
   // First token count behind `t` that a checkpoint or `end` falls on.
-  HAX_INLINE int64_t next_stop(int64_t t, int64_t end) const {
+  HAX_EVERYWHERE int64_t next_stop(int64_t t, int64_t end) const {
     if (!states) return end;
     const int64_t next = t / every * every + every;
     return next < end ? next : end;
   }
 
   // Offset of the state after the first `tokens` tokens (a multiple of `every`) of a sequence.
-  HAX_INLINE int64_t offset(const Sequences::Range& range, int64_t tokens) const {
+  HAX_EVERYWHERE int64_t offset(const Sequences::Range& range, int64_t tokens) const {
     return states.offset(range.row, range.begin / every + tokens / every - 1);
   }
 };

@@ -11,10 +11,10 @@ struct Slots {
   Tensor dst;  // none: the state goes back where it came from
 
   // Slot sequence b starts from; negative: a padding entry.
-  HAX_INLINE int64_t source(int64_t b) const { return src ? *src.at<int32_t>(b) : b; }
+  HAX_EVERYWHERE int64_t source(int64_t b) const { return src ? *src.at<int32_t>(b) : b; }
 
   // Slot that receives sequence b's state after token t of `tokens`; negative: none.
-  HAX_INLINE int64_t destination(int64_t b, int64_t t, int64_t tokens) const {
+  HAX_EVERYWHERE int64_t destination(int64_t b, int64_t t, int64_t tokens) const {
     if (dst && dst.ndim == 2) return *dst.at<int32_t>(b, t);
     if (t + 1 < tokens) return -1;
     return dst ? *dst.at<int32_t>(b) : source(b);

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <mutex>
+#include <set>
 
 namespace hax_test {
 namespace {
@@ -146,6 +148,51 @@ Array round_to(const Array& values, hax_data_type type) {
   return rounded;
 }
 
+namespace {
+
+// Every live Argument of the process, for OnTestDevice.
+struct Registry {
+  std::mutex mutex;
+  std::set<Argument::State*> states;
+};
+
+Registry& registry() {
+  static Registry instance;
+  return instance;
+}
+
+}  // namespace
+
+Argument::State::State() {
+  const std::lock_guard lock(registry().mutex);
+  registry().states.insert(this);
+}
+
+Argument::State::~State() {
+  const std::lock_guard lock(registry().mutex);
+  registry().states.erase(this);
+}
+
+OnTestDevice::OnTestDevice() {
+  if (!tests_use_cuda()) return;
+  const std::lock_guard lock(registry().mutex);
+  for (Argument::State* state : registry().states) {
+    hax_tensor& tensor = state->tensor;
+    if (tensor.data != state->bytes.data() || tensor.device.type != HAX_DEVICE_CPU) continue;
+    moved_.push_back({state, std::make_unique<DeviceCopy>(state->bytes.data(), state->bytes.size())});
+    tensor.data = moved_.back().copy->data();
+    tensor.device = {HAX_DEVICE_CUDA, 0};
+  }
+}
+
+OnTestDevice::~OnTestDevice() {
+  for (const Moved& moved : moved_) {
+    moved.copy->download(moved.state->bytes.data());
+    moved.state->tensor.data = moved.state->bytes.data();
+    moved.state->tensor.device = {HAX_DEVICE_CPU, 0};
+  }
+}
+
 Argument Argument::make(const std::vector<int64_t>& shape, hax_data_type type, Layout layout) {
   Argument argument;
   argument.state_ = std::make_shared<State>();
@@ -268,17 +315,20 @@ std::vector<std::string> available_cpu_levels() {
     if (hax_context_create(&options, &context) == HAX_SUCCESS) levels.push_back(level);
     hax_context_destroy(context);
   }
+  if (tests_use_cuda()) levels.resize(1);
   return levels;
 }
 
 Scratch::Scratch(size_t bytes) : memory_(bytes + 2 * kGuardBytes, 0xff), bytes_(bytes) {
   const auto address = reinterpret_cast<uintptr_t>(memory_.data());
   data_ = memory_.data() + (kGuardBytes - address % kGuardBytes) % kGuardBytes;
-  std::memset(static_cast<unsigned char*>(data_) + bytes, kSentinel, kGuardBytes);
+  std::memset(data_ + bytes, kSentinel, kGuardBytes);
+  if (tests_use_cuda()) device_ = std::make_unique<DeviceCopy>(data_, bytes + kGuardBytes);
 }
 
 ::testing::AssertionResult Scratch::guard_intact() const {
-  const auto* guard = static_cast<const unsigned char*>(data_) + bytes_;
+  if (device_) device_->download(data_);
+  const unsigned char* guard = data_ + bytes_;
   for (size_t i = 0; i < kGuardBytes; ++i) {
     if (guard[i] != kSentinel) {
       return ::testing::AssertionFailure()

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "array.hpp"
+#include "device_copy.hpp"
 #include "hax/hax.h"
 
 namespace hax_test {
@@ -65,8 +66,12 @@ class Argument {
   // No element was written since output().
   bool untouched() const;
 
- private:
   struct State {
+    State();
+    ~State();
+    State(const State&) = delete;
+    State& operator=(const State&) = delete;
+
     std::vector<unsigned char> bytes;
     std::vector<unsigned char> original;
     std::vector<int64_t> shape;
@@ -74,6 +79,8 @@ class Argument {
     std::vector<bool> is_element;  // per byte
     hax_tensor tensor = {};
   };
+
+ private:
   static Argument make(const std::vector<int64_t>& shape, hax_data_type type, Layout layout);
   int64_t byte_of(int64_t flat) const;
 
@@ -93,29 +100,49 @@ class TestContext {
   hax_context* context_ = nullptr;
 };
 
-// Names of the CPU levels that this build has and this machine can run.
+// Names of the CPU levels that this build has and this machine can run; one of them where tests run on a GPU,
+// which no level changes.
 std::vector<std::string> available_cpu_levels();
 
-// Scratch of exactly the size asked for, poisoned, with a guard behind it.
+// Scratch of exactly the size asked for, poisoned, with a guard behind it; on the GPU where tests run there.
 class Scratch {
  public:
   explicit Scratch(size_t bytes);
-  void* data() const { return data_; }
+  void* data() const { return device_ ? device_->data() : data_; }
   size_t size() const { return bytes_; }
   ::testing::AssertionResult guard_intact() const;
 
  private:
   std::vector<unsigned char> memory_;
-  void* data_;
+  unsigned char* data_;
   size_t bytes_;
+  std::unique_ptr<DeviceCopy> device_;
 };
 
-// Queries the workspace, runs the operator in exactly that much of it and answers its status.
+// Moves every live Argument to the GPU, where tests run there, and back with what was written.
+class OnTestDevice {
+ public:
+  OnTestDevice();
+  ~OnTestDevice();
+  OnTestDevice(const OnTestDevice&) = delete;
+  OnTestDevice& operator=(const OnTestDevice&) = delete;
+
+ private:
+  struct Moved {
+    Argument::State* state;
+    std::unique_ptr<DeviceCopy> copy;
+  };
+  std::vector<Moved> moved_;
+};
+
+// Queries the workspace, runs the operator in exactly that much of it and answers its status. Waits for it
+// where tests run on a GPU.
 template <class Args>
 hax_status run(hax_status (*query)(const hax_context*, const Args*, size_t*),
                hax_status (*call)(const hax_context*, const Args*, void*, size_t, void*),
                const hax_context* context, Args args) {
   args.struct_size = sizeof(Args);
+  const OnTestDevice moved;
   size_t bytes = 0;
   if (const hax_status status = query(context, &args, &bytes); status != HAX_SUCCESS) return status;
   const Scratch scratch(bytes);
