@@ -45,7 +45,8 @@ void leave_boundaries(Kernel& kernel, const Params& p, const ScanBackwardPlan& p
     const Sequences::Range range = p.sequences.range(s);
     if (range.begin == token) continue;
     const int64_t known = larger(range.begin, token - plan.segment);
-    if (known == range.begin) kernel.load(kernel.state(), p.initial_state, p.initial_state.offset(s));
+    if (known == range.begin)
+      kernel.load(kernel.state(), p.initial_state, p.initial_state.offset(s));
     sweep_to(kernel, p.checkpoints, range, known - range.begin, token - range.begin);
     copy_floats(plan.boundary(slot, block, j), kernel.state(), plan.state_size);
   }
@@ -57,7 +58,13 @@ class SegmentTask {
  public:
   SegmentTask(Kernel& kernel, const Params& p, const ScanBackwardPlan& plan, float* tile_states,
               int64_t slot, int64_t block, int64_t j)
-      : kernel_(kernel), p_(p), plan_(plan), tile_states_(tile_states), slot_(slot), block_(block), j_(j) {}
+      : kernel_(kernel),
+        p_(p),
+        plan_(plan),
+        tile_states_(tile_states),
+        slot_(slot),
+        block_(block),
+        j_(j) {}
 
   void run(int64_t row) {
     const int64_t begin = j_ * plan_.segment;
@@ -84,10 +91,9 @@ class SegmentTask {
     for (int64_t tile = ceil_div(last - first, kScanTile) - 1; tile >= 0; --tile) {
       const int64_t t = first + tile * kScanTile;
       const int64_t token = range.begin + t;
-      kernel_.reverse(range.row, token, smaller(kScanTile, last - t),
-                      tile_states_ + tile * plan_.state_size,
-                      plan_.share(slot_, block_, token - j_ * plan_.segment),
-                      plan_.sums_of(slot_, block_));
+      kernel_.reverse(
+          range.row, token, smaller(kScanTile, last - t), tile_states_ + tile * plan_.state_size,
+          plan_.share(slot_, block_, token - j_ * plan_.segment), plan_.sums_of(slot_, block_));
     }
     if (first > 0) {
       copy_floats(carry, kernel_.dstate(), plan_.state_size);
@@ -129,7 +135,8 @@ void add_shares(const Params& p, const ScanBackwardPlan& plan, int64_t slot, int
     }
     const int64_t token = j * plan.segment + t;
     if (p.dB) simd::store_row(p.dB, p.dB.offset(row, token, group), sums, plan.states);
-    if (p.dC) simd::store_row(p.dC, p.dC.offset(row, token, group), sums + plan.states, plan.states);
+    if (p.dC)
+      simd::store_row(p.dC, p.dC.offset(row, token, group), sums + plan.states, plan.states);
   }
 }
 

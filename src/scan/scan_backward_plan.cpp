@@ -9,8 +9,8 @@ namespace {
 // where both counts are equal. Short sequences stay in one segment, which spares them a sweep.
 int64_t segment_tokens(int64_t length) {
   constexpr int64_t kShort = 512;
-  const auto balanced = static_cast<int64_t>(
-      std::sqrt(static_cast<double>(kScanTile) * static_cast<double>(length)));
+  const auto balanced =
+      static_cast<int64_t>(std::sqrt(static_cast<double>(kScanTile) * static_cast<double>(length)));
   return round_up(smaller(length, larger(kShort, balanced)), kScanTile);
 }
 
@@ -27,9 +27,8 @@ ScanBackwardPlan plan_scan_backward(const Sequences& sequences, const ScanBlocks
   plan.sums_size = sums_size;
   plan.segment = segment_tokens(sequences.length);
   plan.segments = plan.segment > 0 ? ceil_div(sequences.length, plan.segment) : 0;
-  const int64_t floats_per_row =
-      blocks.count() *
-      (larger(plan.segments, 1) * state_size + plan.segment * 2 * states + 2 * sums_size);
+  const int64_t floats_per_row = blocks.count() * (larger(plan.segments, 1) * state_size +
+                                                   plan.segment * 2 * states + 2 * sums_size);
   plan.rows = smaller(sequences.batch, larger(1, kFloatsTogether / larger(1, floats_per_row)));
   const int64_t together = plan.rows * blocks.count();
   plan.boundaries = workspace.take<float>(together * larger(0, plan.segments - 1) * state_size);

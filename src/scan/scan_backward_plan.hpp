@@ -21,13 +21,16 @@ struct ScanBackwardPlan {
   int64_t rows;        // batch rows handled together
   int64_t state_size;  // floats of a block's state
   int64_t sums_size;   // doubles of a block's parameter gradients
-  float* boundaries;   // (rows, blocks, segments - 1, state_size): states where segments 1, 2, ... start
-  float* carry;        // (rows, blocks, state_size): dstate handed from a segment to the one before
-  float* shares;       // (rows, blocks, segment, 2, N): dB and dC
-  double* sums;        // (rows, blocks, sums_size)
+  float*
+      boundaries;  // (rows, blocks, segments - 1, state_size): states where segments 1, 2, ... start
+  float* carry;    // (rows, blocks, state_size): dstate handed from a segment to the one before
+  float* shares;   // (rows, blocks, segment, 2, N): dB and dC
+  double* sums;    // (rows, blocks, sums_size)
   ThreadScratch scratch;
 
-  HAX_INLINE int64_t index(int64_t slot, int64_t block) const { return slot * blocks.count() + block; }
+  HAX_INLINE int64_t index(int64_t slot, int64_t block) const {
+    return slot * blocks.count() + block;
+  }
   HAX_INLINE float* boundary(int64_t slot, int64_t block, int64_t j) const {
     return boundaries + (index(slot, block) * (segments - 1) + j - 1) * state_size;
   }

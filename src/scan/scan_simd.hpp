@@ -26,16 +26,6 @@ HAX_INLINE Vec exp2m1(Vec x) {
   return p * scale + (scale - 1.0f);
 }
 
-// dt and its slope against what it was computed from.
-struct StepSize {
-  Vec dt, slope;
-};
-
-HAX_INLINE StepSize step_size(Vec biased, bool apply_softplus) {
-  if (!apply_softplus) return {biased, set(1.0f)};
-  return {softplus(biased), sigmoid(biased)};
-}
-
 // `lanes` rows of n elements along the last axis, `lane_stride` apart, to and from to[n][width]; lanes up
 // to width are zeroed.
 [[gnu::noinline]] inline void load_transposed(float* to, int64_t width, const Tensor& from,

@@ -143,9 +143,7 @@ inline NamedArguments run_selective_scan_backward(const SelectiveScanArgs& a, co
   out["dinitial_state"] =
       Argument::output({sequence_count(a.u.size(0), a.cu_seqlens), a.A.size(0), a.A.size(1)},
                        o.state_type, o.layout);
-  const auto of = [&](const char* name) {
-    return out.count(name) ? out.at(name).arg() : nullptr;
-  };
+  const auto of = [&](const char* name) { return out.count(name) ? out.at(name).arg() : nullptr; };
   hax_selective_scan_backward_args args = {};
   in.bind(args);
   args.dy = dy_in.arg();
@@ -188,9 +186,8 @@ inline void expect_matches_oracle(const SelectiveScanCase& c, const hax_context*
     EXPECT_TRUE(expect_close("checkpoints", states, want.checkpoints,
                              scan_tolerance(c.options.state_type)));
   }
-  expect_results(
-      run_selective_scan_backward(a, c.dy(), c.dfinal_state(), c.options, context),
-      by_name(oracle_selective_scan_backward(a, c.dy(), c.dfinal_state()), a));
+  expect_results(run_selective_scan_backward(a, c.dy(), c.dfinal_state(), c.options, context),
+                 by_name(oracle_selective_scan_backward(a, c.dy(), c.dfinal_state()), a));
 }
 
 }  // namespace hax_test

@@ -115,9 +115,14 @@ TEST(SelectiveScan, OptionalOutputsMayBeLeftOut) {
   const NamedArrays want = by_name(oracle_selective_scan_backward(a, c.dy()), a);
   using Args = hax_selective_scan_backward_args;
   const std::map<std::string, const hax_tensor* Args::*> fields = {
-      {"du", &Args::du}, {"ddelta", &Args::ddelta}, {"dA", &Args::dA},
-      {"dB", &Args::dB}, {"dC", &Args::dC},         {"dD", &Args::dD},
-      {"dz", &Args::dz}, {"ddelta_bias", &Args::ddelta_bias},
+      {"du", &Args::du},
+      {"ddelta", &Args::ddelta},
+      {"dA", &Args::dA},
+      {"dB", &Args::dB},
+      {"dC", &Args::dC},
+      {"dD", &Args::dD},
+      {"dz", &Args::dz},
+      {"ddelta_bias", &Args::ddelta_bias},
       {"dinitial_state", &Args::dinitial_state}};
   for (const auto& [name, field] : fields) {
     const Argument out = Argument::output(want.at(name).shape);
@@ -211,12 +216,15 @@ TEST(SelectiveScan, Golden) {
       expect_results(run_selective_scan(a, {}, context),
                      {{"y", get("out_y")}, {"final_state", get("out_final_state")}});
       NamedArrays want;
-      for (const std::string input : {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state"}) {
-        if (const Array gradient = get("d_" + input); gradient.present()) want["d" + input] = gradient;
+      for (const std::string input :
+           {"u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state"}) {
+        if (const Array gradient = get("d_" + input); gradient.present())
+          want["d" + input] = gradient;
       }
       ASSERT_GE(want.size(), 5U);
       expect_results(
-          run_selective_scan_backward(a, get("grad_y"), get("grad_final_state"), {}, context), want);
+          run_selective_scan_backward(a, get("grad_y"), get("grad_final_state"), {}, context),
+          want);
       ++cases;
     }
     EXPECT_EQ(cases, 4);

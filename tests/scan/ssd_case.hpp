@@ -117,9 +117,9 @@ inline NamedArguments run_ssd(const SsdArgs& a, const ScanOptions& o, const hax_
   args.y = out["y"].arg();
   args.final_state = out["final_state"].arg();
   if (a.checkpoint_every > 0) {
-    out["checkpoints"] = Argument::output({a.x.size(0), a.x.size(1) / a.checkpoint_every, a.x.size(2),
-                                           a.x.size(3), a.B.size(3)},
-                                          o.state_type, o.layout);
+    out["checkpoints"] = Argument::output(
+        {a.x.size(0), a.x.size(1) / a.checkpoint_every, a.x.size(2), a.x.size(3), a.B.size(3)},
+        o.state_type, o.layout);
     args.checkpoints = out["checkpoints"].arg();
     args.checkpoint_every = a.checkpoint_every;
   }
@@ -145,9 +145,7 @@ inline NamedArguments run_ssd_backward(const SsdArgs& a, const Array& dy, const 
   if (a.z.present()) out["dz"] = Argument::output(a.x.shape, o.type, o.layout);
   if (a.dt_bias.present()) out["ddt_bias"] = Argument::output(a.dt_bias.shape, kFp32, o.layout);
   out["dinitial_state"] = Argument::output(state_shape_of(a), o.state_type, o.layout);
-  const auto of = [&](const char* name) {
-    return out.count(name) ? out.at(name).arg() : nullptr;
-  };
+  const auto of = [&](const char* name) { return out.count(name) ? out.at(name).arg() : nullptr; };
   hax_ssd_backward_args args = {};
   in.bind(args);
   args.dy = dy_in.arg();

@@ -24,7 +24,8 @@ std::vector<SsdCase> hostile_cases() {
     cases.push_back({.batch = 1, .length = 34, .heads = 2, .width = 3, .states = states});
   }
   for (const int64_t groups : {1, 2, 3, 6, 18}) {
-    cases.push_back({.batch = 9, .length = 5, .heads = 18, .width = 2, .states = 3, .groups = groups});
+    cases.push_back(
+        {.batch = 9, .length = 5, .heads = 18, .width = 2, .states = 3, .groups = groups});
   }
   cases.push_back({.batch = 0});
   cases.push_back({.length = 3, .heads = 0, .groups = 2});
@@ -118,8 +119,7 @@ TEST(Ssd, ClampedStepsHaveNoGradient) {
     SCOPED_TRACE(low);
     expect_matches_oracle(c, context);
     const SsdArgs a = c.values();
-    const Array ddt =
-        run_ssd_backward(a, c.dy(), c.dfinal_state(), {}, context).at("ddt").array();
+    const Array ddt = run_ssd_backward(a, c.dy(), c.dfinal_state(), {}, context).at("ddt").array();
     const auto zeros = std::count(ddt.data.begin(), ddt.data.end(), 0.0);
     EXPECT_GT(zeros, ddt.numel() / 8);
     EXPECT_EQ(zeros == ddt.numel(), low == high);
@@ -142,9 +142,15 @@ TEST(Ssd, OptionalOutputsMayBeLeftOut) {
   const NamedArrays want = by_name(oracle_ssd_backward(a, c.dy()), a);
   using Args = hax_ssd_backward_args;
   const std::map<std::string, const hax_tensor* Args::*> fields = {
-      {"dx", &Args::dx}, {"ddt", &Args::ddt}, {"dA", &Args::dA},
-      {"dB", &Args::dB}, {"dC", &Args::dC},   {"dD", &Args::dD},
-      {"dz", &Args::dz}, {"ddt_bias", &Args::ddt_bias}, {"dinitial_state", &Args::dinitial_state}};
+      {"dx", &Args::dx},
+      {"ddt", &Args::ddt},
+      {"dA", &Args::dA},
+      {"dB", &Args::dB},
+      {"dC", &Args::dC},
+      {"dD", &Args::dD},
+      {"dz", &Args::dz},
+      {"ddt_bias", &Args::ddt_bias},
+      {"dinitial_state", &Args::dinitial_state}};
   for (const auto& [name, field] : fields) {
     const Argument out = Argument::output(want.at(name).shape);
     Args backward = {};
@@ -245,11 +251,14 @@ TEST(Ssd, Golden) {
       expect_results(run_ssd(a, {}, context),
                      {{"y", get("out_y")}, {"final_state", get("out_final_state")}});
       NamedArrays want;
-      for (const std::string input : {"x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state"}) {
-        if (const Array gradient = get("d_" + input); gradient.present()) want["d" + input] = gradient;
+      for (const std::string input :
+           {"x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state"}) {
+        if (const Array gradient = get("d_" + input); gradient.present())
+          want["d" + input] = gradient;
       }
       ASSERT_GE(want.size(), 7U);
-      expect_results(run_ssd_backward(a, get("grad_y"), get("grad_final_state"), {}, context), want);
+      expect_results(run_ssd_backward(a, get("grad_y"), get("grad_final_state"), {}, context),
+                     want);
     }
   }
 }

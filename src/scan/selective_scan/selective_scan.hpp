@@ -65,19 +65,23 @@ struct Step {
   static void run(const StepParams&, const ScanForwardPlan&, const Context&, void* stream);
 };
 
-// What a thread holds of a block of channels, in fp32. `width`: channels of a row, padded.
+// What a thread holds of a block of channels, in fp32. `width`: channels of a row, padded. A tile holds
+// kScanTile tokens of each vector of channels, vector after vector.
 struct Buffers {
-  float *rate;               // (N, width): A log2(e)
-  float *bias, *skip;        // (width): delta_bias, D
-  float *state;              // (N, width)
-  float *u, *dt, *dtu, *y;   // (kScanTile, width); dtu = dt u
-  float *B, *C;              // (kScanTile, N)
+  float* rate;              // (N, width): A log2(e)
+  float *bias, *skip;       // (width): delta_bias, D
+  float* state;             // (N, width)
+  float *row, *other_row;   // (width): channels of one token on their way in or out
+  float *u, *dt, *dtu, *y;  // tiles; dtu = dt u
+  float *B, *C;             // (kScanTile, N)
 
   HAX_INLINE Buffers(int64_t states, int64_t width, Workspace& scratch)
       : rate(scratch.take<float>(states * width)),
         bias(scratch.take<float>(width)),
         skip(scratch.take<float>(width)),
         state(scratch.take<float>(states * width)),
+        row(scratch.take<float>(width)),
+        other_row(scratch.take<float>(width)),
         u(scratch.take<float>(kScanTile * width)),
         dt(scratch.take<float>(kScanTile * width)),
         dtu(scratch.take<float>(kScanTile * width)),
@@ -87,18 +91,17 @@ struct Buffers {
 };
 
 struct BackwardBuffers {
-  float *dstate;         // (N, width)
-  float *slope;          // (kScanTile, width): d dt / d delta
-  float *z, *dy;         // (kScanTile, width)
-  float *dsum;           // (kScanTile, width): gradient of y before the gate
-  float *du, *ddt;       // (kScanTile, width); du is without dt and D, ddt without log(2)
+  float* dstate;    // (N, width)
+  float* slope;     // tile: d dt / d delta
+  float* dsum;      // tile: gradient of y before the gate
+  float* dz;        // tile: what y is multiplied with to give dz
+  float *du, *ddt;  // tiles; du is without dt and D, ddt without log(2)
 
   HAX_INLINE BackwardBuffers(int64_t states, int64_t width, Workspace& scratch)
       : dstate(scratch.take<float>(states * width)),
         slope(scratch.take<float>(kScanTile * width)),
-        z(scratch.take<float>(kScanTile * width)),
-        dy(scratch.take<float>(kScanTile * width)),
         dsum(scratch.take<float>(kScanTile * width)),
+        dz(scratch.take<float>(kScanTile * width)),
         du(scratch.take<float>(kScanTile * width)),
         ddt(scratch.take<float>(kScanTile * width)) {}
 };

@@ -44,12 +44,12 @@ ForwardParams Forward::check(Checker& check, const Args& args) {
                                          {&count, &s.channels, &s.states});
   p.final_state = check.optional_output(args.final_state, "final_state", kFloatTypes,
                                         {&count, &s.channels, &s.states});
-  p.checkpoints = check_checkpoints(
-      check, args.checkpoints, args.checkpoint_every, s.batch, s.length,
-      [&](Axis& batch, Axis& checkpoints) {
-        return check.output(args.checkpoints, "checkpoints", kFloatTypes,
-                            {&batch, &checkpoints, &s.channels, &s.states});
-      });
+  p.checkpoints =
+      check_checkpoints(check, args.checkpoints, args.checkpoint_every, s.batch, s.length,
+                        [&](Axis& batch, Axis& checkpoints) {
+                          return check.output(args.checkpoints, "checkpoints", kFloatTypes,
+                                              {&batch, &checkpoints, &s.channels, &s.states});
+                        });
   p.device = check.device();
   return p;
 }
@@ -63,12 +63,12 @@ BackwardParams Backward::check(Checker& check, const Args& args) {
   Axis count{p.sequences.packed() ? "S" : "B", p.sequences.count()};
   p.initial_state = check.optional_input(args.initial_state, "initial_state", kFloatTypes,
                                          {&count, &s.channels, &s.states});
-  p.checkpoints = check_checkpoints(
-      check, args.checkpoints, args.checkpoint_every, s.batch, s.length,
-      [&](Axis& batch, Axis& checkpoints) {
-        return check.input(args.checkpoints, "checkpoints", {Type::fp32},
-                           {&batch, &checkpoints, &s.channels, &s.states});
-      });
+  p.checkpoints =
+      check_checkpoints(check, args.checkpoints, args.checkpoint_every, s.batch, s.length,
+                        [&](Axis& batch, Axis& checkpoints) {
+                          return check.input(args.checkpoints, "checkpoints", {Type::fp32},
+                                             {&batch, &checkpoints, &s.channels, &s.states});
+                        });
   p.dy = check.input(args.dy, "dy", s.activation, {&s.batch, &s.length, &s.channels});
   p.dfinal_state = check.optional_input(args.dfinal_state, "dfinal_state", kFloatTypes,
                                         {&count, &s.channels, &s.states});
@@ -78,8 +78,8 @@ BackwardParams Backward::check(Checker& check, const Args& args) {
   check.expect(!args.ddelta_bias || args.delta_bias,
                "ddelta_bias: expected NULL, as delta_bias is NULL");
   p.du = check.optional_output(args.du, "du", s.activation, {&s.batch, &s.length, &s.channels});
-  p.ddelta =
-      check.optional_output(args.ddelta, "ddelta", s.activation, {&s.batch, &s.length, &s.channels});
+  p.ddelta = check.optional_output(args.ddelta, "ddelta", s.activation,
+                                   {&s.batch, &s.length, &s.channels});
   p.dA = check.optional_output(args.dA, "dA", {Type::fp32}, {&s.channels, &s.states});
   p.dB = check.optional_output(args.dB, "dB", s.activation,
                                {&s.batch, &s.length, &s.groups, &s.states});
@@ -87,7 +87,8 @@ BackwardParams Backward::check(Checker& check, const Args& args) {
                                {&s.batch, &s.length, &s.groups, &s.states});
   p.dD = check.optional_output(args.dD, "dD", {Type::fp32}, {&s.channels});
   p.dz = check.optional_output(args.dz, "dz", s.activation, {&s.batch, &s.length, &s.channels});
-  p.ddelta_bias = check.optional_output(args.ddelta_bias, "ddelta_bias", {Type::fp32}, {&s.channels});
+  p.ddelta_bias =
+      check.optional_output(args.ddelta_bias, "ddelta_bias", {Type::fp32}, {&s.channels});
   p.dinitial_state = check.optional_output(args.dinitial_state, "dinitial_state", kFloatTypes,
                                            {&count, &s.channels, &s.states});
   p.device = check.device();

@@ -1,5 +1,5 @@
-#include "scan/scan_forward.hpp"
 #include "scan/selective_scan/selective_scan_cpu.hpp"
+#include "scan/scan_forward.hpp"
 
 namespace hax::selective_scan {
 namespace {
@@ -11,24 +11,24 @@ class OutputScan : public ChannelScan {
   OutputScan(const Params& p, const ScanBlocks& blocks, int64_t block, Workspace& scratch)
       : ChannelScan(p, blocks, block, scratch), y_(p.y) {}
 
-  void load_state(const Tensor& states, int64_t offset) { load_or_zero(buf_.state, states, offset); }
+  void load_state(const Tensor& states, int64_t offset) {
+    load_or_zero(buf_.state, states, offset);
+  }
   void store_state(const Tensor& states, int64_t offset) { store(states, offset, buf_.state); }
 
   void forward(int64_t row, int64_t token, int64_t count) {
     load_tile(row, token, count, nullptr);
     load_C(row, token, count);
-    advance<true>(count);
+    advance<true>(row, token, count);
     for (int64_t t = 0; t < count; ++t) {
-      const int64_t at = t * width_;
-      float* const z = buf_.dt + at;  // dt is not needed any more
-      if (in_.z) load_token(z, in_.z, row, token + t);
+      if (in_.z) load_token(buf_.other_row, in_.z, row, token + t);
       for (int64_t lane = 0; lane < used_; lane += kLanes) {
-        Vec y = simd::load(buf_.y + at + lane);
-        y += simd::load(buf_.skip + lane) * simd::load(buf_.u + at + lane);
-        if (in_.z) y *= simd::silu(simd::load(z + lane));
-        simd::store(buf_.y + at + lane, y);
+        Vec y = simd::load(buf_.y + at(lane, t));
+        y += simd::load(buf_.skip + lane) * simd::load(buf_.u + at(lane, t));
+        if (in_.z) y *= simd::silu(simd::load(buf_.other_row + lane));
+        simd::store(buf_.row + lane, y);
       }
-      store_token(y_, row, token + t, buf_.y + at);
+      store_token(y_, row, token + t, buf_.row);
     }
   }
 

@@ -40,7 +40,8 @@ class ChannelScan {
   // A (..., D, N) tensor's part that belongs to the block, as (N, width); `offset` is where the block's
   // first channel lies.
   void load(float* to, const Tensor& from, int64_t offset) const {
-    simd::load_transposed(to, width_, from, offset, from.stride[from.ndim - 2], block_.count, in_.states);
+    simd::load_transposed(to, width_, from, offset, from.stride[from.ndim - 2], block_.count,
+                          in_.states);
   }
 
   void load_or_zero(float* to, const Tensor& states, int64_t offset) const {
@@ -50,8 +51,8 @@ class ChannelScan {
 
   void store(const Tensor& states, int64_t offset, const float* from) const {
     const int64_t stride = states.stride[states.ndim - 2];
-    simd::store_transposed(states, offset + block_.first * stride, stride, from, width_, block_.count,
-                           in_.states);
+    simd::store_transposed(states, offset + block_.first * stride, stride, from, width_,
+                           block_.count, in_.states);
   }
 
  protected:
@@ -68,22 +69,36 @@ class ChannelScan {
     simd::store_row(to, to.offset(row, token, block_.first), from, block_.count);
   }
 
+  // Where a tile holds token t of the vector of channels from `lane` on.
+  HAX_INLINE static int64_t at(int64_t lane, int64_t t) { return lane * kScanTile + t * kLanes; }
+
   // Reads u, delta and B of a tile. slope: receives d dt / d delta unless it is null.
   void load_tile(int64_t row, int64_t token, int64_t count, float* slope) {
     for (int64_t t = 0; t < count; ++t) {
-      const int64_t at = t * width_;
-      load_token(buf_.u + at, in_.u, row, token + t);
-      load_token(buf_.dt + at, in_.delta, row, token + t);
+      load_token(buf_.row, in_.u, row, token + t);
+      load_token(buf_.other_row, in_.delta, row, token + t);
       for (int64_t lane = 0; lane < used_; lane += kLanes) {
-        const Vec biased = simd::load(buf_.dt + at + lane) + simd::load(buf_.bias + lane);
-        const simd::StepSize step = simd::step_size(biased, in_.softplus);
-        simd::store(buf_.dt + at + lane, step.dt);
-        simd::store(buf_.dtu + at + lane, step.dt * simd::load(buf_.u + at + lane));
-        if (slope) simd::store(slope + at + lane, step.slope);
+        const Vec u = simd::load(buf_.row + lane);
+        const Vec biased = simd::load(buf_.other_row + lane) + simd::load(buf_.bias + lane);
+        const Vec dt = in_.softplus ? simd::softplus(biased) : biased;
+        simd::store(buf_.u + at(lane, t), u);
+        simd::store(buf_.dt + at(lane, t), dt);
+        simd::store(buf_.dtu + at(lane, t), dt * u);
+        if (!slope) continue;
+        simd::store(slope + at(lane, t), in_.softplus ? simd::sigmoid(biased) : simd::set(1.0f));
       }
       simd::load_row(buf_.B + t * in_.states, in_.B, in_.B.offset(row, token + t, block_.group),
                      in_.states);
     }
+  }
+
+  // Writes a tile's token t.
+  void store_tile_token(const Tensor& to, int64_t row, int64_t token, const float* tile,
+                        int64_t t) {
+    for (int64_t lane = 0; lane < used_; lane += kLanes) {
+      simd::store(buf_.row + lane, simd::load(tile + at(lane, t)));
+    }
+    store_token(to, row, token + t, buf_.row);
   }
 
   void load_C(int64_t row, int64_t token, int64_t count) {
@@ -93,11 +108,23 @@ class ChannelScan {
     }
   }
 
-  // Takes the state over the loaded tile; with kOutput also y = sum over n of C h.
+  // Takes the state over the loaded tile of `row`, which starts at `token`; with kOutput also
+  // y = sum over n of C h. Meanwhile the next tile is fetched: its rows lie far apart, so the processor
+  // doesn't foresee them.
   template <bool kOutput>
-  void advance(int64_t count) {
+  void advance(int64_t row, int64_t token, int64_t count) {
+    const int64_t next = token + count;
+    const int64_t last = smaller(next + kScanTile, in_.length);
+    const int64_t runs = ceil_div(in_.states, kStatesAtOnce);
     for (int64_t lane = 0; lane < used_; lane += kLanes) {
-      for_each_run(in_.states, [&](int64_t n, auto run) { advance_run<kOutput, run.value>(lane, n, count); });
+      for_each_run(in_.states, [&](int64_t n, auto run) {
+        for (int64_t t = next + n / kStatesAtOnce; t < last; t += runs) {
+          fetch(in_.u, row, t, lane);
+          fetch(in_.delta, row, t, lane);
+          if (kOutput && in_.z) fetch(in_.z, row, t, lane);
+        }
+        advance_run<kOutput, run.value>(lane, n, count);
+      });
     }
   }
 
@@ -108,6 +135,12 @@ class ChannelScan {
   Buffers buf_;
 
  private:
+  HAX_INLINE void fetch(const Tensor& from, int64_t row, int64_t token, int64_t lane) const {
+    const int64_t offset = from.offset(row, token, block_.first + lane);
+    __builtin_prefetch(static_cast<const char*>(from.data) +
+                       offset * static_cast<int64_t>(size_of(from.type)));
+  }
+
   template <bool kOutput, int kRun>
   HAX_INLINE void advance_run(int64_t lane, int64_t n, int64_t count) {
     float* const state = buf_.state + n * width_ + lane;
@@ -116,16 +149,15 @@ class ChannelScan {
     for (int i = 0; i < kRun; ++i) h[i] = simd::load(state + i * width_);
     for (int i = 0; i < kRun; ++i) a[i] = simd::load(rate + i * width_);
     for (int64_t t = 0; t < count; ++t) {
-      const int64_t at = t * width_ + lane;
-      const Vec dt = simd::load(buf_.dt + at);
-      const Vec dtu = simd::load(buf_.dtu + at);
+      const Vec dt = simd::load(buf_.dt + at(lane, t));
+      const Vec dtu = simd::load(buf_.dtu + at(lane, t));
       const float* const B = buf_.B + t * in_.states + n;
       for (int i = 0; i < kRun; ++i) h[i] = dtu * B[i] + (h[i] * simd::exp2m1(dt * a[i]) + h[i]);
       if constexpr (kOutput) {
         const float* const C = buf_.C + t * in_.states + n;
-        Vec y = n == 0 ? Vec{} : simd::load(buf_.y + at);
+        Vec y = n == 0 ? Vec{} : simd::load(buf_.y + at(lane, t));
         for (int i = 0; i < kRun; ++i) y += h[i] * C[i];
-        simd::store(buf_.y + at, y);
+        simd::store(buf_.y + at(lane, t), y);
       }
     }
     for (int i = 0; i < kRun; ++i) simd::store(state + i * width_, h[i]);

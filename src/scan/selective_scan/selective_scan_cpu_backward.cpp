@@ -17,7 +17,7 @@ class GradientScan : public ChannelScan {
 
   void sweep(int64_t row, int64_t token, int64_t count) {
     load_tile(row, token, count, nullptr);
-    advance<false>(count);
+    advance<false>(row, token, count);
   }
 
   void reverse(int64_t row, int64_t token, int64_t count, const float* start, float* shares,
@@ -47,13 +47,16 @@ class GradientScan : public ChannelScan {
 
   void load_gradients(int64_t row, int64_t token, int64_t count) {
     for (int64_t t = 0; t < count; ++t) {
-      const int64_t at = t * width_;
-      load_token(grad_.dy + at, p_.dy, row, token + t);
-      if (p_.z) load_token(grad_.z + at, p_.z, row, token + t);
+      load_token(buf_.row, p_.dy, row, token + t);
+      if (p_.z) load_token(buf_.other_row, p_.z, row, token + t);
       for (int64_t lane = 0; lane < used_; lane += kLanes) {
-        const Vec dy = simd::load(grad_.dy + at + lane);
-        const Vec dsum = p_.z ? dy * simd::silu(simd::load(grad_.z + at + lane)) : dy;
-        simd::store(grad_.dsum + at + lane, dsum);
+        Vec dsum = simd::load(buf_.row + lane);
+        if (p_.z) {
+          const Vec z = simd::load(buf_.other_row + lane);
+          simd::store(grad_.dz + at(lane, t), dsum * simd::silu_slope(z));
+          dsum *= simd::silu(z);
+        }
+        simd::store(grad_.dsum + at(lane, t), dsum);
       }
     }
   }
@@ -83,19 +86,18 @@ class GradientScan : public ChannelScan {
     for (int i = 0; i < kRun; ++i) a[i] = simd::load(rate + i * width_);
     for (int i = 0; i < kRun; ++i) history.h[0][i] = h[i];
     for (int64_t t = 0; t < count; ++t) {
-      const int64_t at = t * width_ + lane;
-      const Vec dt = simd::load(buf_.dt + at);
-      const Vec dtu = simd::load(buf_.dtu + at);
+      const Vec dt = simd::load(buf_.dt + at(lane, t));
+      const Vec dtu = simd::load(buf_.dtu + at(lane, t));
       const float* const B = buf_.B + t * p_.states + n;
       const float* const C = buf_.C + t * p_.states + n;
-      Vec y = n == 0 ? Vec{} : simd::load(buf_.y + at);
+      Vec y = n == 0 ? Vec{} : simd::load(buf_.y + at(lane, t));
       for (int i = 0; i < kRun; ++i) {
         history.decay[t][i] = simd::exp2m1(dt * a[i]);
         h[i] = dtu * B[i] + (h[i] * history.decay[t][i] + h[i]);
         history.h[t + 1][i] = h[i];
         y += h[i] * C[i];
       }
-      simd::store(buf_.y + at, y);
+      simd::store(buf_.y + at(lane, t), y);
     }
   }
 
@@ -107,14 +109,13 @@ class GradientScan : public ChannelScan {
     Vec dh[kRun], dA[kRun] = {};
     for (int i = 0; i < kRun; ++i) dh[i] = simd::load(dstate + i * width_);
     for (int64_t t = count - 1; t >= 0; --t) {
-      const int64_t at = t * width_ + lane;
-      const Vec dt = simd::load(buf_.dt + at);
-      const Vec dtu = simd::load(buf_.dtu + at);
-      const Vec dsum = simd::load(grad_.dsum + at);
+      const Vec dt = simd::load(buf_.dt + at(lane, t));
+      const Vec dtu = simd::load(buf_.dtu + at(lane, t));
+      const Vec dsum = simd::load(grad_.dsum + at(lane, t));
       const float* const B = buf_.B + t * p_.states + n;
       const float* const C = buf_.C + t * p_.states + n;
-      Vec du = n == 0 ? Vec{} : simd::load(grad_.du + at);
-      Vec ddt = n == 0 ? Vec{} : simd::load(grad_.ddt + at);
+      Vec du = n == 0 ? Vec{} : simd::load(grad_.du + at(lane, t));
+      Vec ddt = n == 0 ? Vec{} : simd::load(grad_.ddt + at(lane, t));
       for (int i = 0; i < kRun; ++i) {
         dh[i] += dsum * C[i];
         const Vec dB = dh[i] * dtu;
@@ -129,8 +130,8 @@ class GradientScan : public ChannelScan {
         ddt += drate * simd::load(rate + i * width_);
         dh[i] += dh[i] * decay;
       }
-      simd::store(grad_.du + at, du);
-      simd::store(grad_.ddt + at, ddt);
+      simd::store(grad_.du + at(lane, t), du);
+      simd::store(grad_.ddt + at(lane, t), ddt);
     }
     for (int i = 0; i < kRun; ++i) simd::store(dstate + i * width_, dh[i]);
     for (int i = 0; i < kRun; ++i) add_to_sums(sums + (n + i) * width_ + lane, dA[i]);
@@ -149,18 +150,16 @@ class GradientScan : public ChannelScan {
       const Vec skip = simd::load(buf_.skip + lane);
       Vec dskip = {}, dbias = {};
       for (int64_t t = 0; t < count; ++t) {
-        const int64_t at = t * width_ + lane;
-        const Vec u = simd::load(buf_.u + at);
-        const Vec dsum = simd::load(grad_.dsum + at);
-        const Vec du = simd::load(grad_.du + at);
-        const Vec ddelta =
-            (simd::load(grad_.ddt + at) * kLog2 + du * u) * simd::load(grad_.slope + at);
-        simd::store(grad_.ddt + at, ddelta);
-        simd::store(grad_.du + at, du * simd::load(buf_.dt + at) + dsum * skip);
+        const Vec u = simd::load(buf_.u + at(lane, t));
+        const Vec dsum = simd::load(grad_.dsum + at(lane, t));
+        const Vec du = simd::load(grad_.du + at(lane, t));
+        const Vec ddelta = (simd::load(grad_.ddt + at(lane, t)) * kLog2 + du * u) *
+                           simd::load(grad_.slope + at(lane, t));
+        simd::store(grad_.ddt + at(lane, t), ddelta);
+        simd::store(grad_.du + at(lane, t), du * simd::load(buf_.dt + at(lane, t)) + dsum * skip);
         if (p_.dz) {
-          const Vec y = simd::load(buf_.y + at) + skip * u;
-          const Vec slope = simd::silu_slope(simd::load(grad_.z + at));
-          simd::store(grad_.z + at, simd::load(grad_.dy + at) * y * slope);
+          const Vec y = simd::load(buf_.y + at(lane, t)) + skip * u;
+          simd::store(grad_.dz + at(lane, t), simd::load(grad_.dz + at(lane, t)) * y);
         }
         dskip += dsum * u;
         dbias += ddelta;
@@ -169,10 +168,9 @@ class GradientScan : public ChannelScan {
       add_to_sums(sums + width_ + lane, dbias);
     }
     for (int64_t t = 0; t < count; ++t) {
-      const int64_t at = t * width_;
-      if (p_.du) store_token(p_.du, row, token + t, grad_.du + at);
-      if (p_.ddelta) store_token(p_.ddelta, row, token + t, grad_.ddt + at);
-      if (p_.dz) store_token(p_.dz, row, token + t, grad_.z + at);
+      if (p_.du) store_tile_token(p_.du, row, token, grad_.du, t);
+      if (p_.ddelta) store_tile_token(p_.ddelta, row, token, grad_.ddt, t);
+      if (p_.dz) store_tile_token(p_.dz, row, token, grad_.dz, t);
     }
   }
 

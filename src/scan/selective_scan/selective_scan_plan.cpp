@@ -5,13 +5,13 @@
 namespace hax::selective_scan {
 namespace {
 
-constexpr int64_t kLargestBlock = 64;  // channels
+constexpr int64_t kLargestBlock = 256;  // channels; long rows are what memory serves best
 
 ScanForwardPlan plan_forward(const Inputs& in, int64_t sequences, const Context& context,
                              Workspace& workspace) {
   ScanForwardPlan plan;
-  plan.blocks =
-      make_scan_blocks(in.channels, in.groups, sequences, kLargestBlock, kScanPadding);
+  plan.blocks = make_scan_blocks(in.channels, in.groups, sequences, kLargestBlock, kScanPadding,
+                                 enough_forward_tasks(context.num_threads));
   plan.scratch = take_thread_scratch(workspace, context.num_threads, [&](Workspace& scratch) {
     Buffers(in.states, padded_width(plan.blocks), scratch);
   });
@@ -28,16 +28,15 @@ ScanForwardPlan Forward::plan(const ForwardParams& p, const Context& context,
 
 void Forward::run(const ForwardParams& p, const ScanForwardPlan& plan, const Context& context,
                   void*) {
-  with_cpu_level(context.cpu_level, [&](auto level) {
-    cpu_forward<level.value>(p, plan, context.num_threads);
-  });
+  with_cpu_level(context.cpu_level,
+                 [&](auto level) { cpu_forward<level.value>(p, plan, context.num_threads); });
 }
 
 ScanBackwardPlan Backward::plan(const BackwardParams& p, const Context& context,
                                 Workspace& workspace) {
   require_cpu(p.device, name);
-  const ScanBlocks blocks =
-      make_scan_blocks(p.channels, p.groups, p.batch, kLargestBlock, kScanPadding);
+  const ScanBlocks blocks = make_scan_blocks(p.channels, p.groups, p.batch, kLargestBlock,
+                                             kScanPadding, kEnoughBackwardTasks);
   const int64_t width = padded_width(blocks);
   ScanBackwardPlan plan = plan_scan_backward(p.sequences, blocks, p.states, p.states * width,
                                              sums_size(p.states, width), workspace);
@@ -51,9 +50,8 @@ ScanBackwardPlan Backward::plan(const BackwardParams& p, const Context& context,
 
 void Backward::run(const BackwardParams& p, const ScanBackwardPlan& plan, const Context& context,
                    void*) {
-  with_cpu_level(context.cpu_level, [&](auto level) {
-    cpu_backward<level.value>(p, plan, context.num_threads);
-  });
+  with_cpu_level(context.cpu_level,
+                 [&](auto level) { cpu_backward<level.value>(p, plan, context.num_threads); });
 }
 
 ScanForwardPlan Step::plan(const StepParams& p, const Context& context, Workspace& workspace) {

@@ -75,16 +75,16 @@ HAX_INLINE int64_t head_state_size(const Inputs& in) { return in.states * padded
 
 // What a thread holds of a block of heads, in fp32. T stands for kScanTile, rows are padded.
 struct Buffers {
-  float *state;                     // (heads of the block, N, P)
-  float *raw, *dt, *slope;          // (heads, T): dt before and after softplus and clamp, its slope
-  float *high, *low;                // (T): sum of dt A up to and with each token, as a sum of two
-  float *from_start, *to_end;       // (T): decay from the tile's start to t, and from t to its end
-  float *B, *C, *weighted;          // (T, N)
-  float *transposed;                // (N or P, T)
-  float *scores;                    // (T, T): C_t . B_s
-  float *decay, *mix;               // (T, T): decay from s to t; decay times dt_s times the score
-  float *x, *y;                     // (T, P)
-  float *skip;                      // (P): D of a head
+  float* state;                // (heads of the block, N, P)
+  float *raw, *dt, *slope;     // (heads, T): dt before and after softplus and clamp, its slope
+  float *high, *low;           // (T): sum of dt A up to and with each token, as a sum of two
+  float *from_start, *to_end;  // (T): decay from the tile's start to t, and from t to its end
+  float *B, *C, *weighted;     // (T, N)
+  float* transposed;           // (N or P, T)
+  float* scores;               // (T, T): C_t . B_s
+  float *decay, *mix;          // (T, T): decay from s to t; decay times dt_s times the score
+  float *x, *y;                // (T, P)
+  float* skip;                 // (P): D of a head
 
   HAX_INLINE Buffers(const Inputs& in, int64_t heads, Workspace& scratch)
       : state(scratch.take<float>(heads * head_state_size(in))),
@@ -108,14 +108,14 @@ struct Buffers {
 };
 
 struct BackwardBuffers {
-  float *dstate;                // (heads of the block, N, P)
-  float *z, *dy, *dsum;         // (T, P); dsum is the gradient of y before the gate
-  float *dx, *from_dstate;      // (T, P); from_dstate: what dstate gives to dt x
-  float *xt, *dsumt;            // (P, T): x and dsum transposed, weighted by decays
-  float *dmix, *dscores;        // (T, T)
-  float *dB, *dC;               // (T, N)
-  float *dBt, *dCt;             // (N, T): what the states give, transposed
-  float *ddt;                   // (heads, T)
+  float* dstate;            // (heads of the block, N, P)
+  float *z, *dy, *dsum;     // (T, P); dsum is the gradient of y before the gate
+  float *dx, *from_dstate;  // (T, P); from_dstate: what dstate gives to dt x
+  float *xt, *dsumt;        // (P, T): x and dsum transposed, weighted by decays
+  float *dmix, *dscores;    // (T, T)
+  float *dB, *dC;           // (T, N)
+  float *dBt, *dCt;         // (N, T): what the states give, transposed
+  float* ddt;               // (heads, T)
 
   HAX_INLINE BackwardBuffers(const Inputs& in, int64_t heads, Workspace& scratch)
       : dstate(scratch.take<float>(heads * head_state_size(in))),

@@ -62,12 +62,12 @@ ForwardParams Forward::check(Checker& check, const Args& args) {
                                          {&count, &s.heads, &s.width, &s.states});
   p.final_state = check.optional_output(args.final_state, "final_state", kFloatTypes,
                                         {&count, &s.heads, &s.width, &s.states});
-  p.checkpoints = check_checkpoints(
-      check, args.checkpoints, args.checkpoint_every, s.batch, s.length,
-      [&](Axis& batch, Axis& checkpoints) {
-        return check.output(args.checkpoints, "checkpoints", kFloatTypes,
-                            {&batch, &checkpoints, &s.heads, &s.width, &s.states});
-      });
+  p.checkpoints = check_checkpoints(check, args.checkpoints, args.checkpoint_every, s.batch,
+                                    s.length, [&](Axis& batch, Axis& checkpoints) {
+                                      return check.output(
+                                          args.checkpoints, "checkpoints", kFloatTypes,
+                                          {&batch, &checkpoints, &s.heads, &s.width, &s.states});
+                                    });
   p.device = check.device();
   return p;
 }
@@ -81,12 +81,12 @@ BackwardParams Backward::check(Checker& check, const Args& args) {
   Axis count{p.sequences.packed() ? "S" : "B", p.sequences.count()};
   p.initial_state = check.optional_input(args.initial_state, "initial_state", kFloatTypes,
                                          {&count, &s.heads, &s.width, &s.states});
-  p.checkpoints = check_checkpoints(
-      check, args.checkpoints, args.checkpoint_every, s.batch, s.length,
-      [&](Axis& batch, Axis& checkpoints) {
-        return check.input(args.checkpoints, "checkpoints", {Type::fp32},
-                           {&batch, &checkpoints, &s.heads, &s.width, &s.states});
-      });
+  p.checkpoints =
+      check_checkpoints(check, args.checkpoints, args.checkpoint_every, s.batch, s.length,
+                        [&](Axis& batch, Axis& checkpoints) {
+                          return check.input(args.checkpoints, "checkpoints", {Type::fp32},
+                                             {&batch, &checkpoints, &s.heads, &s.width, &s.states});
+                        });
   p.dy = check.input(args.dy, "dy", s.activation, {&s.batch, &s.length, &s.heads, &s.width});
   p.dfinal_state = check.optional_input(args.dfinal_state, "dfinal_state", kFloatTypes,
                                         {&count, &s.heads, &s.width, &s.states});
@@ -96,8 +96,8 @@ BackwardParams Backward::check(Checker& check, const Args& args) {
                p.D.ndim, ", got ndim ", args.dD ? args.dD->ndim : 0);
   check.expect(!args.dz || args.z, "dz: expected NULL, as z is NULL");
   check.expect(!args.ddt_bias || args.dt_bias, "ddt_bias: expected NULL, as dt_bias is NULL");
-  p.dx = check.optional_output(args.dx, "dx", s.activation,
-                               {&s.batch, &s.length, &s.heads, &s.width});
+  p.dx =
+      check.optional_output(args.dx, "dx", s.activation, {&s.batch, &s.length, &s.heads, &s.width});
   TypeSlot dt_type{"dt", p.dt.type};
   p.ddt = check.optional_output(args.ddt, "ddt", dt_type, {&s.batch, &s.length, &s.heads});
   p.dA = check.optional_output(args.dA, "dA", {Type::fp32}, {&s.heads});
@@ -108,8 +108,8 @@ BackwardParams Backward::check(Checker& check, const Args& args) {
   p.dD = check_skip(args.dD, s, [&](Checker::Shape shape) {
     return check.output(args.dD, "dD", {Type::fp32}, shape);
   });
-  p.dz = check.optional_output(args.dz, "dz", s.activation,
-                               {&s.batch, &s.length, &s.heads, &s.width});
+  p.dz =
+      check.optional_output(args.dz, "dz", s.activation, {&s.batch, &s.length, &s.heads, &s.width});
   p.ddt_bias = check.optional_output(args.ddt_bias, "ddt_bias", {Type::fp32}, {&s.heads});
   p.dinitial_state = check.optional_output(args.dinitial_state, "dinitial_state", kFloatTypes,
                                            {&count, &s.heads, &s.width, &s.states});

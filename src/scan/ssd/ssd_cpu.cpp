@@ -1,5 +1,5 @@
-#include "scan/scan_forward.hpp"
 #include "scan/ssd/ssd_cpu.hpp"
+#include "scan/scan_forward.hpp"
 
 namespace hax::ssd {
 namespace {

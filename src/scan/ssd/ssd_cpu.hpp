@@ -74,25 +74,29 @@ class HeadScan {
 
   // One head of a token of a (B, L, H, P) tensor.
   void load_token(float* to, const Tensor& from, int64_t row, int64_t token, int64_t h) const {
-    simd::load_padded_row(to, width_padded_, from, from.offset(row, token, block_.first + h), in_.width);
+    simd::load_padded_row(to, width_padded_, from, from.offset(row, token, block_.first + h),
+                          in_.width);
   }
-  void store_token(const Tensor& to, int64_t row, int64_t token, int64_t h, const float* from) const {
+  void store_token(const Tensor& to, int64_t row, int64_t token, int64_t h,
+                   const float* from) const {
     simd::store_row(to, to.offset(row, token, block_.first + h), from, in_.width);
   }
 
-  // Reads what the block's heads share of a tile: B, dt and, for outputs, C and the scores.
-  void load_tile(int64_t row, int64_t token, int64_t count, bool with_scores) {
+  // Reads what the block's heads share of a tile: B, dt and, unless only the state
+  // is wanted, C, the scores and dt's slope.
+  void load_tile(int64_t row, int64_t token, int64_t count, bool with_rest) {
     for (int64_t t = 0; t < count; ++t) {
       simd::load_padded_row(buf_.B + t * states_padded_, states_padded_, in_.B,
                             in_.B.offset(row, token + t, block_.group), in_.states);
     }
-    load_steps(row, token, count);
-    if (!with_scores) return;
+    load_steps(row, token, count, with_rest);
+    if (!with_rest) return;
     for (int64_t t = 0; t < count; ++t) {
       simd::load_padded_row(buf_.C + t * states_padded_, states_padded_, in_.C,
                             in_.C.offset(row, token + t, block_.group), in_.states);
     }
-    transpose_weighted(buf_.transposed, kScanTile, buf_.B, states_padded_, nullptr, count, in_.states);
+    transpose_weighted(buf_.transposed, kScanTile, buf_.B, states_padded_, nullptr, count,
+                       in_.states);
     multiply({.out = buf_.scores,
               .out_stride = kScanTile,
               .rows = count,
@@ -144,8 +148,8 @@ class HeadScan {
     for (int64_t t = 0; t < count; ++t) {
       for (int64_t s = 0; s <= t; s += kLanes) {
         const int64_t at = t * kScanTile + s;
-        const Vec difference = (buf_.high[t] - simd::load(buf_.high + s)) +
-                               (buf_.low[t] - simd::load(buf_.low + s));
+        const Vec difference =
+            (buf_.high[t] - simd::load(buf_.high + s)) + (buf_.low[t] - simd::load(buf_.low + s));
         const simd::IntVec causal = columns_up_to(s, t);
         const Vec decay = causal ? simd::exp(difference) : Vec{};
         const Vec mix = decay * simd::load(dt + s) * simd::load(buf_.scores + at);
@@ -222,20 +226,23 @@ class HeadScan {
   float decay_less_1_ = 0.0f;  // of the head and tile that prepare_decays was called for
 
  private:
-  void load_steps(int64_t row, int64_t token, int64_t count) {
+  void load_steps(int64_t row, int64_t token, int64_t count, bool with_slope) {
     simd::zero_row(buf_.raw, block_.count * kScanTile);
     for (int64_t t = 0; t < count; ++t) {
       float dt[kScanPadding], bias[kScanPadding] = {};
       simd::load_row(dt, in_.dt, in_.dt.offset(row, token + t, block_.first), block_.count);
-      if (in_.dt_bias) simd::load_row(bias, in_.dt_bias, in_.dt_bias.offset(block_.first), block_.count);
+      if (in_.dt_bias)
+        simd::load_row(bias, in_.dt_bias, in_.dt_bias.offset(block_.first), block_.count);
       for (int64_t h = 0; h < block_.count; ++h) buf_.raw[h * kScanTile + t] = dt[h] + bias[h];
     }
     const Vec low = simd::set(in_.dt_min), high = simd::set(in_.dt_max);
     for (int64_t i = 0; i < block_.count * kScanTile; i += kLanes) {
-      const simd::StepSize step = simd::step_size(simd::load(buf_.raw + i), true);
-      const Vec held = step.dt < low ? Vec{} : step.slope;
-      simd::store(buf_.dt + i, simd::min(high, simd::max(low, step.dt)));
-      simd::store(buf_.slope + i, step.dt > high ? Vec{} : held);
+      const Vec raw = simd::load(buf_.raw + i);
+      const Vec dt = simd::softplus(raw);
+      simd::store(buf_.dt + i, simd::min(high, simd::max(low, dt)));
+      if (!with_slope) continue;
+      const Vec slope = dt < low ? Vec{} : simd::sigmoid(raw);
+      simd::store(buf_.slope + i, dt > high ? Vec{} : slope);
     }
   }
 };

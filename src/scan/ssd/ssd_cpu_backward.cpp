@@ -25,7 +25,8 @@ class GradientScan : public HeadScan {
                double* sums) {
     load_tile(row, token, count, true);
     for (int64_t h = 0; h < block_.count; ++h) {
-      reverse_head(row, token, count, h, start + h * head_state_size(p_), sums + h * head_sums_size(p_));
+      reverse_head(row, token, count, h, start + h * head_state_size(p_),
+                   sums + h * head_sums_size(p_));
     }
     store_step_gradients(row, token, count);
     if (p_.dB || p_.dC) leave_shares(count, shares);
@@ -34,8 +35,9 @@ class GradientScan : public HeadScan {
  private:
   // Gradients that a tile's decays receive, per token. Decay exponents c_t are sums of dt A.
   struct DecayGradients {
-    float direct[kScanTile] = {};   // of dt_s where it scales x_s
-    float between[kScanTile] = {};  // of dt_i A through the decays from tokens s < i to tokens t >= i
+    float direct[kScanTile] = {};  // of dt_s where it scales x_s
+    float between[kScanTile] =
+        {};  // of dt_i A through the decays from tokens s < i to tokens t >= i
     float from_start[kScanTile] = {};  // of c_t through the state before the tile
     float to_end[kScanTile] = {};      // of c_end - c_s through the state after it, without dt_s
     double whole = 0.0;                // of c_end through both
@@ -112,11 +114,13 @@ class GradientScan : public HeadScan {
         const int64_t at = t * kScanTile + s;
         const simd::IntVec causal = columns_up_to(s, t), strictly = columns_up_to(s, t - 1);
         const Vec step = simd::load(dt + s);
-        const Vec weighted = causal ? simd::load(grad_.dmix + at) * simd::load(buf_.decay + at) : Vec{};
+        const Vec weighted =
+            causal ? simd::load(grad_.dmix + at) * simd::load(buf_.decay + at) : Vec{};
         const Vec direct = causal ? weighted * simd::load(buf_.scores + at) : Vec{};
         const Vec dscores = weighted * step;
         const Vec sum = simd::load(carried + s) + direct * step;
-        simd::store(grad_.dscores + at, h == 0 ? dscores : simd::load(grad_.dscores + at) + dscores);
+        simd::store(grad_.dscores + at,
+                    h == 0 ? dscores : simd::load(grad_.dscores + at) + dscores);
         simd::store(decays.direct + s, simd::load(decays.direct + s) + direct);
         simd::store(carried + s, sum);
         between += strictly ? sum : Vec{};
@@ -285,7 +289,9 @@ void write_parameter_gradients(const BackwardParams& p, const ScanBackwardPlan& 
     const ScanBlock block = plan.blocks.at(index);
     for (int64_t h = 0; h < block.count; ++h) {
       const int64_t head = block.first + h;
-      const auto total = [&](int64_t i) { return total_of(plan, index, h * head_sums_size(p) + i); };
+      const auto total = [&](int64_t i) {
+        return total_of(plan, index, h * head_sums_size(p) + i);
+      };
       if (p.dA) *p.dA.at<float>(head) = static_cast<float>(total(0));
       if (p.ddt_bias) *p.ddt_bias.at<float>(head) = static_cast<float>(total(1));
       if (!p.dD) continue;

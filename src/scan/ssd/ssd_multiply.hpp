@@ -30,8 +30,8 @@ struct Product {
 };
 
 template <int kRows, int kVecs>
-HAX_INLINE void add_term(simd::Vec (&sums)[kRows][kVecs], const Product& m, int64_t i, int64_t column,
-                         int64_t k, int first_row, int last_row) {
+HAX_INLINE void add_term(simd::Vec (&sums)[kRows][kVecs], const Product& m, int64_t i,
+                         int64_t column, int64_t k, int first_row, int last_row) {
   const float* const b = m.b + k * m.b_stride + column;
   simd::Vec rhs[kVecs];
   for (int v = 0; v < kVecs; ++v) rhs[v] = simd::load(b + v * simd::kLanes);

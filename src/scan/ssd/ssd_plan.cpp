@@ -10,8 +10,8 @@ constexpr int64_t kLargestBlock = 4;  // heads, which share the products of B an
 ScanForwardPlan plan_forward(const Inputs& in, int64_t sequences, const Context& context,
                              Workspace& workspace) {
   ScanForwardPlan plan;
-  plan.blocks =
-      make_scan_blocks(in.heads, in.groups, sequences, kLargestBlock, 1);
+  plan.blocks = make_scan_blocks(in.heads, in.groups, sequences, kLargestBlock, 1,
+                                 enough_forward_tasks(context.num_threads));
   plan.scratch = take_thread_scratch(workspace, context.num_threads, [&](Workspace& scratch) {
     Buffers(in, plan.blocks.size, scratch);
   });
@@ -28,15 +28,15 @@ ScanForwardPlan Forward::plan(const ForwardParams& p, const Context& context,
 
 void Forward::run(const ForwardParams& p, const ScanForwardPlan& plan, const Context& context,
                   void*) {
-  with_cpu_level(context.cpu_level, [&](auto level) {
-    cpu_forward<level.value>(p, plan, context.num_threads);
-  });
+  with_cpu_level(context.cpu_level,
+                 [&](auto level) { cpu_forward<level.value>(p, plan, context.num_threads); });
 }
 
 ScanBackwardPlan Backward::plan(const BackwardParams& p, const Context& context,
                                 Workspace& workspace) {
   require_cpu(p.device, name);
-  const ScanBlocks blocks = make_scan_blocks(p.heads, p.groups, p.batch, kLargestBlock, 1);
+  const ScanBlocks blocks =
+      make_scan_blocks(p.heads, p.groups, p.batch, kLargestBlock, 1, kEnoughBackwardTasks);
   ScanBackwardPlan plan =
       plan_scan_backward(p.sequences, blocks, p.states, blocks.size * head_state_size(p),
                          blocks.size * head_sums_size(p), workspace);
@@ -50,9 +50,8 @@ ScanBackwardPlan Backward::plan(const BackwardParams& p, const Context& context,
 
 void Backward::run(const BackwardParams& p, const ScanBackwardPlan& plan, const Context& context,
                    void*) {
-  with_cpu_level(context.cpu_level, [&](auto level) {
-    cpu_backward<level.value>(p, plan, context.num_threads);
-  });
+  with_cpu_level(context.cpu_level,
+                 [&](auto level) { cpu_backward<level.value>(p, plan, context.num_threads); });
 }
 
 ScanForwardPlan Step::plan(const StepParams& p, const Context& context, Workspace& workspace) {
