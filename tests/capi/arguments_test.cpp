@@ -171,16 +171,24 @@ TEST(Arguments, NullContextStructAndResult) {
             HAX_ERROR_INVALID_ARGUMENT);
 }
 
-TEST(Arguments, CudaTensorsAnswerUnsupportedWithoutTheirKernels) {
+TEST(Arguments, CudaTensorsWithoutTheirKernelsOrDevice) {
   Call call;
   for (Argument* argument : {&call.x, &call.weight, &call.bias, &call.cu_seqlens,
                              &call.initial_state, &call.y, &call.final_state}) {
-    argument->descriptor()->device = {HAX_DEVICE_CUDA, 3};
+    argument->descriptor()->device = {HAX_DEVICE_CUDA, 333};
+  }
+  if (hax_has_cuda()) {
+    EXPECT_EQ(call.query(), HAX_SUCCESS) << hax_last_error();
+    EXPECT_EQ(call.run(), HAX_ERROR_CUDA);
+    EXPECT_NE(std::string(hax_last_error()).find("hax_causal_conv1d_forward: cuda"),
+              std::string::npos)
+        << hax_last_error();
+    return;
   }
   EXPECT_EQ(call.query(), HAX_ERROR_UNSUPPORTED);
   expect_rejected(
       call, HAX_ERROR_UNSUPPORTED,
-      "expected CPU tensors, got tensors on CUDA device 3: this build of hax has no CUDA "
+      "expected CPU tensors, got tensors on CUDA device 333: this build of hax has no CUDA "
       "kernels for it");
 }
 

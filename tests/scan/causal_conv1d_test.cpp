@@ -34,6 +34,26 @@ TEST(CausalConv1d, EveryTypeAndLayoutOnEveryCpuLevel) {
   }
 }
 
+// Rows of whole 16-byte vectors, which have kernels of their own on CUDA.
+TEST(CausalConv1d, WholeVectorsOfEveryType) {
+  const TestContext context;
+  for (const hax_data_type type : {kFp32, kFp16, kBf16}) {
+    for (int64_t width = 2; width <= 5; ++width) {
+      for (const int64_t channels : {8, 136}) {
+        ConvCase c{.length = 150, .channels = channels, .width = width, .type = type};
+        SCOPED_TRACE(describe(c));
+        expect_forward_matches(c, context);
+        expect_backward_matches(c, context);
+        c.batch = 1;
+        c.length = 1100;
+        c.cu_seqlens = {0, 0, 1, 3, 64, 64, 72, 520, 1097, 1100};
+        expect_forward_matches(c, context);
+        expect_backward_matches(c, context);
+      }
+    }
+  }
+}
+
 TEST(CausalConv1d, StateTypeIsItsOwn) {
   const TestContext context;
   for (const hax_data_type type : {kFp32, kFp16, kBf16}) {

@@ -1,4 +1,5 @@
-// causal_conv1d's rooms: check (arguments to Params), plan (workspace, backend), cpu (kernels).
+// causal_conv1d's rooms: check (arguments to Params), plan (workspace, backend), cpu (kernels), launch and
+// kernel (CUDA).
 #pragma once
 
 #include "core/check.hpp"
@@ -31,6 +32,9 @@ struct BackwardParams {
   Sequences sequences;
   Tensor x, weight, bias, initial_state, dy, dfinal_state;
   Tensor dx, dweight, dbias, dinitial_state;
+
+  // Whether gradients of parameters are wanted.
+  HAX_EVERYWHERE bool sums() const { return dweight || dbias; }
 };
 
 struct StepParams {
@@ -43,12 +47,17 @@ struct StepParams {
   Slots slots;
 };
 
-struct ForwardPlan {};
+// CUDA: every thread walks a tile of tokens of one batch row.
+struct ForwardPlan {
+  int64_t tile_tokens = 0;
+  int64_t tiles_per_row = 0;
+};
 
 // Work is cut into tiles of tokens of one batch row and blocks of channels. Every tile leaves its share of
 // the parameters' gradients in a row of its own; the rows are added in order, so the sums don't depend
 // on threads.
 struct BackwardPlan {
+  int64_t tile_tokens;
   int64_t tiles_per_row;
   float* partial;  // (B * tiles_per_row, W + 1, D): dweight, then dbias
 };
@@ -79,8 +88,11 @@ struct Step {
   static void run(const StepParams&, const StepPlan&, const Context&, void* stream);
 };
 
-// Tokens of a tile on the CPU; also the rows of BackwardPlan::partial.
+// Tokens of a tile on the CPU.
 inline constexpr int64_t kTileTokens = 512;
+
+// On CUDA a block's tile is cut into this many runs of tokens, each walked by threads of its own.
+inline constexpr int kBackwardRuns = 8;
 
 template <CpuLevel level>
 void cpu_forward(const ForwardParams&, const ForwardPlan&, int num_threads);
@@ -88,5 +100,9 @@ template <CpuLevel level>
 void cpu_backward(const BackwardParams&, const BackwardPlan&, int num_threads);
 template <CpuLevel level>
 void cpu_step(const StepParams&, int num_threads);
+
+void cuda_forward(const ForwardParams&, const ForwardPlan&, void* stream);
+void cuda_backward(const BackwardParams&, const BackwardPlan&, void* stream);
+void cuda_step(const StepParams&, void* stream);
 
 }  // namespace hax::causal_conv1d

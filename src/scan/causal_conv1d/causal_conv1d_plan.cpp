@@ -1,40 +1,77 @@
 #include "core/backend.hpp"
 #include "core/cpu_dispatch.hpp"
 #include "scan/causal_conv1d/causal_conv1d.hpp"
+#include "scan/scan_blocks.hpp"
 
 namespace hax::causal_conv1d {
+namespace {
 
-ForwardPlan Forward::plan(const ForwardParams& p, const Context&, Workspace&) {
-  require_cpu(p.device, name);
-  return {};
+// CUDA: long walks read few tokens twice; short ones give small tensors enough threads. From `longest`
+// halved down to `shortest` while there are fewer than `enough` walks.
+int64_t choose_tile(const Sequences& sequences, int64_t walks_per_tile, int64_t longest,
+                    int64_t shortest, int64_t enough) {
+  int64_t tile = longest;
+  while (tile > shortest &&
+         sequences.batch * ceil_div(sequences.length, tile) * walks_per_tile < enough) {
+    tile /= 2;
+  }
+  return tile;
 }
 
-void Forward::run(const ForwardParams& p, const ForwardPlan& plan, const Context& context, void*) {
+}  // namespace
+
+ForwardPlan Forward::plan(const ForwardParams& p, const Context&, Workspace&) {
+  ForwardPlan plan;
+  if (!use_cuda(p.device, name)) return plan;
+  constexpr int64_t kEnoughThreads = 132 * 1024;
+  plan.tile_tokens = choose_tile(p.sequences, ceil_div(p.channels, 8), 64, 16, kEnoughThreads);
+  plan.tiles_per_row = ceil_div(p.sequences.length, plan.tile_tokens);
+  return plan;
+}
+
+void Forward::run(const ForwardParams& p, const ForwardPlan& plan, const Context& context,
+                  void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_forward(p, plan, stream);
+  }
   with_cpu_level(context.cpu_level,
                  [&](auto level) { cpu_forward<level.value>(p, plan, context.num_threads); });
 }
 
 BackwardPlan Backward::plan(const BackwardParams& p, const Context&, Workspace& workspace) {
-  require_cpu(p.device, name);
   BackwardPlan plan;
-  plan.tiles_per_row = (p.sequences.length + kTileTokens - 1) / kTileTokens;
-  plan.partial =
-      workspace.take<float>(p.sequences.batch * plan.tiles_per_row * (p.width + 1) * p.channels);
+  plan.tile_tokens = kTileTokens;
+  bool partial = true;
+  if (use_cuda(p.device, name)) {
+    constexpr int64_t kEnoughBlocks = 132 * 4;
+    plan.tile_tokens =
+        choose_tile(p.sequences, ceil_div(p.channels, 128), 512, 8 * kBackwardRuns, kEnoughBlocks);
+    partial = p.sums();
+  }
+  plan.tiles_per_row = ceil_div(p.sequences.length, plan.tile_tokens);
+  const int64_t rows = partial ? p.sequences.batch * plan.tiles_per_row : 0;
+  plan.partial = workspace.take<float>(rows * (p.width + 1) * p.channels);
   return plan;
 }
 
 void Backward::run(const BackwardParams& p, const BackwardPlan& plan, const Context& context,
-                   void*) {
+                   void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_backward(p, plan, stream);
+  }
   with_cpu_level(context.cpu_level,
                  [&](auto level) { cpu_backward<level.value>(p, plan, context.num_threads); });
 }
 
 StepPlan Step::plan(const StepParams& p, const Context&, Workspace&) {
-  require_cpu(p.device, name);
+  use_cuda(p.device, name);
   return {};
 }
 
-void Step::run(const StepParams& p, const StepPlan&, const Context& context, void*) {
+void Step::run(const StepParams& p, const StepPlan&, const Context& context, void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_step(p, stream);
+  }
   with_cpu_level(context.cpu_level,
                  [&](auto level) { cpu_step<level.value>(p, context.num_threads); });
 }

@@ -1,0 +1,267 @@
+// Backward of the convolution.
+#pragma once
+
+#include "scan/causal_conv1d/causal_conv1d_kernel.cuh"
+
+namespace hax::causal_conv1d {
+
+inline constexpr int kBackwardLanes = 32;  // vectors of channels that a block owns
+
+// A thread's sums and what it needs to go from token to token. g is the gradient of the convolution's sum.
+template <class S>
+struct BackwardWalk {
+  using T = typename S::T;
+  static constexpr int V = S::V, W = S::W;
+
+  Taps<V, W> taps;
+  int first;
+  float history[W - 1][V];
+  float pending[W - 1][V];  // dx of the last W - 1 tokens, as far as the tokens seen give it
+  float dweight[W][V] = {};
+  float dbias[V] = {};
+
+  __device__ BackwardWalk(const BackwardParams& p, int64_t channel)
+      : taps(p, channel), first(first_tap<W>(p)) {}
+
+  // Takes in a token; dx receives the gradient of the token W - 1 before it.
+  template <bool own>
+  __device__ void token(const Packed<T, V>& packed_x, const Packed<T, V>& packed_dy, bool silu,
+                        float (&dx)[V]) {
+    float x[V], g[V];
+    unpack(x, packed_x);
+    unpack(g, packed_dy);
+    if (silu) {
+      float sum[V];
+      convolve<V, W>(sum, taps, history, x, first);
+#pragma unroll
+      for (int v = 0; v < V; ++v) g[v] *= device::silu_slope(sum[v]);
+    }
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if (own) {
+#pragma unroll
+        for (int w = 0; w < W; ++w) {
+          if (w >= first) dweight[w][v] += g[v] * (w + 1 < W ? history[w][v] : x[v]);
+        }
+        dbias[v] += g[v];
+      }
+      dx[v] = first == 0 ? pending[0][v] + taps.weight[0][v] * g[v] : pending[0][v];
+    }
+    float next[V];
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+#pragma unroll
+      for (int j = 1; j < W - 1; ++j) {
+        if (j >= first) pending[j][v] += taps.weight[j][v] * g[v];
+      }
+      next[v] = taps.weight[W - 1][v] * g[v];
+    }
+    shift_in<V, W - 1>(history, x);
+    shift_in<V, W - 1>(pending, next);
+  }
+};
+
+// dx of the last tokens of a sequence that ends at `end`, where their run began at token `low`.
+template <class S>
+__device__ void finish_sequence(const BackwardWalk<S>& walk, const BackwardParams& p, int64_t row,
+                                int64_t s, int64_t end, int64_t low, int64_t high,
+                                int64_t channel) {
+  constexpr int V = S::V, W = S::W;
+#pragma unroll
+  for (int j = 0; j < W - 1; ++j) {
+    const int64_t t = end - (W - 1) + j;
+    if (t < low || t >= high) continue;
+    float dx[V];
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      dx[v] = walk.pending[j][v];
+      if (p.dfinal_state && j >= walk.first) {
+        dx[v] += load_any(p.dfinal_state, p.dfinal_state.offset(s, j - walk.first, channel + v));
+      }
+    }
+    device::store_packed<typename S::T, V>(token_address<S>(p.dx, row, t, channel), dx);
+  }
+}
+
+// A thread's run of tokens [begin, last): dx, and the sums of what the run adds to dweight and dbias.
+template <class S>
+__device__ void walk_run(BackwardWalk<S>& walk, const BackwardParams& p, int64_t row, int64_t begin,
+                         int64_t last, int64_t channel) {
+  using T = typename S::T;
+  constexpr int V = S::V, W = S::W;
+  constexpr int kTogether = sizeof(Packed<T, V>) <= 8 ? kUnroll : kUnroll / 2;
+  SequenceCursor cursor(p.sequences, row, begin);
+  int64_t t = begin;
+  const int64_t x_step = p.x.stride[1], dy_step = p.dy.stride[1], dx_step = p.dx.stride[1];
+  while (true) {
+    const int64_t low = max(begin, cursor.begin);  // no dx before this token is this walk's
+    load_history<S>(walk.history, p, row, cursor.s, cursor.begin, t, channel);
+#pragma unroll
+    for (int j = 0; j < W - 1; ++j) {
+#pragma unroll
+      for (int v = 0; v < V; ++v) walk.pending[j][v] = 0.0f;
+    }
+    const T* x = token_address<S>(p.x, row, t, channel);
+    const T* dy = token_address<S>(p.dy, row, t, channel);
+    T* out = p.dx ? token_address<S>(p.dx, row, t, channel) - (W - 1) * dx_step : nullptr;
+    const auto emit = [&](int64_t token, const float (&dx)[V]) {
+      if (p.dx && token - (W - 1) >= low) device::store_packed<T, V>(out, dx);
+      out += dx_step;
+    };
+    const int64_t stop = min(last, cursor.end);
+    for (; t + kTogether <= stop; t += kTogether) {
+      Packed<T, V> packed_x[kTogether], packed_dy[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        packed_x[i] = device::load_packed<T, V>(x + i * x_step);
+        packed_dy[i] = device::load_packed<T, V>(dy + i * dy_step);
+      }
+      x += kTogether * x_step;
+      dy += kTogether * dy_step;
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        float dx[V];
+        walk.template token<true>(packed_x[i], packed_dy[i], p.silu, dx);
+        emit(t + i, dx);
+      }
+    }
+#pragma unroll 1
+    for (; t < stop; ++t, x += x_step, dy += dy_step) {
+      float dx[V];
+      walk.template token<true>(device::load_packed<T, V>(x), device::load_packed<T, V>(dy), p.silu,
+                                dx);
+      emit(t, dx);
+    }
+    // The W - 1 tokens behind the run add to its dx, but their dweight is another run's.
+    const int64_t halo = p.dx ? min(last + W - 1, cursor.end) : t;
+#pragma unroll 1
+    for (; t < halo; ++t, x += x_step, dy += dy_step) {
+      float dx[V];
+      walk.template token<false>(device::load_packed<T, V>(x), device::load_packed<T, V>(dy),
+                                 p.silu, dx);
+      emit(t, dx);
+    }
+    if (t == cursor.end && p.dx) {
+      finish_sequence(walk, p, row, cursor.s, cursor.end, low, last, channel);
+    }
+    if (t >= last) return;
+    cursor.advance(p.sequences);
+  }
+}
+
+// A block for every (row, tile of kBackwardRuns runs of tokens, kBackwardLanes vectors), vectors fastest. Its
+// share of dweight and dbias goes to a row of plan.partial, added over the runs in order.
+template <class S>
+__global__ void __launch_bounds__(kBackwardLanes* kBackwardRuns, 2)
+    backward_kernel(const __grid_constant__ BackwardParams p,
+                    const __grid_constant__ BackwardPlan plan) {
+  constexpr int V = S::V, W = S::W;
+  constexpr int kSums = (W + 1) * V;
+  __shared__ float shares[kBackwardRuns][kSums][kBackwardLanes];
+  const int64_t vectors = p.channels / V;
+  const int64_t groups = (vectors + kBackwardLanes - 1) / kBackwardLanes;
+  const int64_t tile = blockIdx.x / groups;  // of all rows
+  const int64_t first_vector = blockIdx.x % groups * kBackwardLanes;
+  const int64_t row = tile / plan.tiles_per_row;
+  const int64_t run = plan.tile_tokens / kBackwardRuns;
+  const int64_t begin = tile % plan.tiles_per_row * plan.tile_tokens + threadIdx.y * run;
+  const int64_t last = min(begin + run, p.sequences.length);
+  const int64_t channel = (first_vector + threadIdx.x) * V;
+
+  BackwardWalk<S> walk(p, min(channel, p.channels - V));
+  if (channel < p.channels && begin < last) walk_run(walk, p, row, begin, last, channel);
+  if (!p.sums()) return;
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+#pragma unroll
+    for (int w = 0; w < W; ++w) shares[threadIdx.y][w * V + v][threadIdx.x] = walk.dweight[w][v];
+    shares[threadIdx.y][W * V + v][threadIdx.x] = walk.dbias[v];
+  }
+  __syncthreads();
+  if (channel >= p.channels) return;
+  for (int i = threadIdx.y; i < kSums; i += kBackwardRuns) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int y = 0; y < kBackwardRuns; ++y) sum += shares[y][i][threadIdx.x];
+    const int w = i / V - walk.first;
+    if (w >= 0) plan.partial[(tile * (p.width + 1) + w) * p.channels + channel + i % V] = sum;
+  }
+}
+
+inline constexpr int kReduceLanes = 32;
+inline constexpr int kReduceRuns = 16;
+
+// Adds the rows of plan.partial, always in the same order. A block owns 32 of the (W + 1) D columns.
+__global__ void __launch_bounds__(kReduceLanes* kReduceRuns)
+    reduce_kernel(const __grid_constant__ BackwardParams p,
+                  const __grid_constant__ BackwardPlan plan) {
+  __shared__ float shares[kReduceRuns][kReduceLanes];
+  const int64_t columns = (p.width + 1) * p.channels;
+  const int64_t column = int64_t{blockIdx.x} * kReduceLanes + threadIdx.x;
+  const int64_t rows = p.sequences.batch * plan.tiles_per_row;
+  float sum = 0.0f;
+  if (column < columns) {
+#pragma unroll 4
+    for (int64_t i = threadIdx.y; i < rows; i += kReduceRuns) {
+      sum += plan.partial[i * columns + column];
+    }
+  }
+  shares[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y > 0 || column >= columns) return;
+  sum = 0.0f;
+#pragma unroll
+  for (int y = 0; y < kReduceRuns; ++y) sum += shares[y][threadIdx.x];
+  const int64_t w = column / p.channels, channel = column % p.channels;
+  if (w < p.width && p.dweight) *p.dweight.at<float>(channel, w) = sum;
+  if (w == p.width && p.dbias) *p.dbias.at<float>(channel) = sum;
+}
+
+inline constexpr int kInitialThreads = 128;
+
+// The initial state is the W - 1 inputs before token 0, which the first W - 1 tokens see. A thread for
+// every (sequence, channel).
+template <class T>
+__global__ void __launch_bounds__(kInitialThreads)
+    initial_state_kernel(const __grid_constant__ BackwardParams p) {
+  constexpr int W = kMaxWidth;
+  using S = Shape<T, 1, W>;
+  const int64_t index = int64_t{blockIdx.x} * kInitialThreads + threadIdx.x;
+  if (index >= p.sequences.count() * p.channels) return;
+  const int64_t channel = index % p.channels, s = index / p.channels;
+  const Sequences::Range range = p.sequences.range(s);
+  const Taps<1, W> taps(p, channel);
+  const int first = first_tap<W>(p);
+  float history[W - 1][1];
+  load_history<S>(history, p, range.row, s, range.begin, range.begin, channel);
+  float gradient[W - 1] = {};  // of the state's rows, from `first` on
+#pragma unroll
+  for (int t = 0; t < W - 1; ++t) {
+    if (t >= p.width - 1 || t >= range.length) break;
+    const float x[1] = {device::to_float(*p.x.at<T>(range.row, range.begin + t, channel))};
+    float g = device::to_float(*p.dy.at<T>(range.row, range.begin + t, channel));
+    if (p.silu) {
+      float sum[1];
+      convolve<1, W>(sum, taps, history, x, first);
+      g *= device::silu_slope(sum[0]);
+    }
+    // Token t sees row j of the state through tap j - t.
+#pragma unroll
+    for (int j = 0; j < W - 1; ++j) {
+      if (j - t >= first) gradient[j] += taps.weight[j >= t ? j - t : 0][0] * g;
+    }
+    shift_in<1, W - 1>(history, x);
+  }
+#pragma unroll
+  for (int j = 0; j < W - 1; ++j) {
+    if (j < first) continue;
+    const int64_t i = j - first;
+    float value = gradient[j];
+    if (p.dfinal_state && i >= range.length) {
+      value += load_any(p.dfinal_state, p.dfinal_state.offset(s, i - range.length, channel));
+    }
+    store_any(p.dinitial_state, p.dinitial_state.offset(s, i, channel), value);
+  }
+}
+
+}  // namespace hax::causal_conv1d

@@ -1,0 +1,75 @@
+#include "core/dispatch.hpp"
+#include "device/launch.cuh"
+#include "scan/causal_conv1d/causal_conv1d_kernel_backward.cuh"
+#include "scan/causal_conv1d/causal_conv1d_kernel_forward.cuh"
+#include "scan/scan_blocks.hpp"
+
+namespace hax::causal_conv1d {
+namespace {
+
+// Calls f(Shape) with the kernel shape that fits: whole vectors of channels for the widths in use, and for
+// everything else one channel at a time with any strides.
+template <class T, int V, class F>
+void dispatch_shape(bool vectors, int width, F&& f) {
+  dispatch_value<2, 3, 4, kMaxWidth>(vectors ? width : kMaxWidth, [&](auto w) {
+    if constexpr (w.value == kMaxWidth) {
+      f(Shape<T, 1, kMaxWidth>{});
+    } else {
+      f(Shape<T, V, w.value>{});
+    }
+  });
+}
+
+}  // namespace
+
+void cuda_forward(const ForwardParams& p, const ForwardPlan& plan, void* stream) {
+  const device::Launcher launch(p.device, stream, Forward::name);
+  dispatch_float(p.x.type, [&](auto type) {
+    using T = typename decltype(type)::type;
+    constexpr int V = device::kVectorElements<T>;
+    const bool vectors = device::moves_in_vectors<V>(p.x) && device::moves_in_vectors<V>(p.y);
+    dispatch_shape<T, V>(vectors, p.width, [&](auto shape) {
+      using S = decltype(shape);
+      const int64_t threads = p.sequences.batch * plan.tiles_per_row * (p.channels / S::V);
+      launch(forward_kernel<S>, ceil_div(threads, kForwardThreads), kForwardThreads, 0, p, plan);
+    });
+    if (!p.final_state) return;
+    launch(final_state_kernel<T>, ceil_div(p.final_state.numel(), kStateThreads), kStateThreads, 0, p);
+  });
+}
+
+void cuda_backward(const BackwardParams& p, const BackwardPlan& plan, void* stream) {
+  const device::Launcher launch(p.device, stream, Backward::name);
+  dispatch_float(p.x.type, [&](auto type) {
+    using T = typename decltype(type)::type;
+    constexpr int V = 4;
+    const bool vectors = device::moves_in_vectors<V>(p.x) && device::moves_in_vectors<V>(p.dy) &&
+                         device::moves_in_vectors<V>(p.dx);
+    if (p.dx || p.sums()) {
+      dispatch_shape<T, V>(vectors, p.width, [&](auto shape) {
+        using S = decltype(shape);
+        const int64_t groups = ceil_div(p.channels / S::V, kBackwardLanes);
+        launch(backward_kernel<S>, p.sequences.batch * plan.tiles_per_row * groups,
+               dim3(kBackwardLanes, kBackwardRuns), 0, p, plan);
+      });
+    }
+    if (p.sums()) {
+      launch(reduce_kernel, ceil_div((p.width + 1) * p.channels, kReduceLanes),
+             dim3(kReduceLanes, kReduceRuns), 0, p, plan);
+    }
+    if (p.dinitial_state) {
+      launch(initial_state_kernel<T>, ceil_div(p.sequences.count() * p.channels, kInitialThreads),
+             kInitialThreads, 0, p);
+    }
+  });
+}
+
+void cuda_step(const StepParams& p, void* stream) {
+  const device::Launcher launch(p.device, stream, Step::name);
+  dispatch_float(p.x.type, [&](auto type) {
+    using T = typename decltype(type)::type;
+    launch(step_kernel<T>, ceil_div(p.batch * p.channels, kStateThreads), kStateThreads, 0, p);
+  });
+}
+
+}  // namespace hax::causal_conv1d
