@@ -98,7 +98,7 @@ Array oracle_rmsnorm(const Array& x, const Array& weight, double eps) {
 }
 
 // Rows and columns beside the sizes of chunks and lanes.
-constexpr std::pair<int64_t, int64_t> kShapes[] = {{1, 1}, {3, 15}, {65, 16}, {130, 37}, {0, 4}};
+constexpr std::pair<int64_t, int64_t> kShapes[] = {{1, 2}, {3, 15}, {65, 16}, {130, 37}, {0, 4}};
 
 TEST_F(CpuBackendTest, Rmsnorm) {
   for (const auto& [rows, columns] : kShapes) {

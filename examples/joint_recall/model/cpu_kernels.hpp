@@ -10,8 +10,7 @@
 // Sanitizers don't survive the loader's choice.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define JOINT_RECALL_CPU_LEVELS \
-  __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
+#define JOINT_RECALL_CPU_LEVELS __attribute__((target_clones("default", "avx2", "avx512f")))
 #else
 #define JOINT_RECALL_CPU_LEVELS
 #endif
