@@ -73,14 +73,14 @@ struct Indices {
   }
 
   void make_lsh(std::mt19937& engine, int64_t offset, int64_t length, int budget) {
-    constexpr size_t kCodes = 256;
-    std::vector<std::vector<int32_t>> queries(kCodes), keys(kCodes);
+    const size_t codes = length > 4096 ? 256 : 16;
+    std::vector<std::vector<int32_t>> queries(codes), keys(codes);
     for (int32_t t = 0; t < length; ++t) {
-      queries[engine() % kCodes].push_back(t);
-      keys[engine() % kCodes].push_back(t);
+      queries[engine() % codes].push_back(t);
+      keys[engine() % codes].push_back(t);
     }
     int32_t first = 0;
-    for (size_t code = 0; code < kCodes; ++code) {
+    for (size_t code = 0; code < codes; ++code) {
       std::copy(keys[code].begin(), keys[code].end(), key_order.integers() + offset + first);
       for (const int32_t t : queries[code]) {
         const auto past = std::upper_bound(keys[code].begin(), keys[code].end(), t) - keys[code].begin();

@@ -42,22 +42,22 @@ struct BackwardParams : Problem {
   Tensor dq, dk, dv;
 };
 
-// One row of fp32 per (b, token, key head), `width` long: whole vectors of the CPU level in use.
-struct Rows {
-  float* data = nullptr;
-  int64_t width = 0;
-  int64_t batch_stride = 0, token_stride = 0, head_stride = 0;
-
-  HAX_INLINE float* at(int64_t b, int64_t token, int64_t head) const {
-    return data + b * batch_stride + token * token_stride + head * head_stride;
-  }
+// Key heads of all rows of the batch, numbered b * Hk + head, are worked on in rounds of a few, so that
+// copies of their keys, values and gradients need a bounded workspace.
+struct Rounds {
+  int64_t heads;  // in all
+  int64_t size;   // heads of a round
 };
 
-// Keys or values as the kernels read them: the tensor itself, or an fp32 copy in the workspace where its
-// type, its last axis or its width doesn't suit.
-struct Operand {
-  Rows rows;
+// Keys, values or a gradient of them as the kernels work on it: fp32 rows of whole vectors, either in the
+// tensor itself, or in the workspace because the tensor's type, last axis or width doesn't suit, or because
+// its heads lie interleaved and one head's rows would crowd into few cache sets and many pages.
+struct Rows {
   bool copied = false;
+  float* data = nullptr;
+  int64_t width = 0;
+  int64_t batch_stride = 0, token_stride = 0, head_stride = 0;  // not copied
+  int64_t slot_stride = 0;  // copied: (slots, L, width), a slot for each head of the round
 };
 
 // One array for each of the threads that run at a time.
@@ -77,32 +77,20 @@ struct Scratch {
 };
 
 struct ForwardPlan {
-  Operand k, v;
+  Rounds rounds;
+  Rows k, v;
   Scratch scratch;
   int64_t tile_tokens;  // queries of one task
 };
 
-// Where the gradient of keys or values is summed. Tasks are (part of the queries, sequence, key head).
-enum class SumPlace {
-  none,     // not asked for
-  output,   // in the output itself
-  head,     // slot b * Hk + head of the workspace
-  thread,   // slot `thread`, which holds one sequence at a time
-  part,     // slot (part * B + b) * Hk + head, added up in the order of the parts at the end
-};
-
-struct Sum {
-  SumPlace place = SumPlace::none;
-  Rows rows;                // place output
-  float* slots = nullptr;   // otherwise (slots, L, width)
-  int64_t width = 0;
-};
-
 struct BackwardPlan {
-  Operand k, v;
+  Rounds rounds;
+  Rows k, v;
+  // Sums. Copied ones have slots for each part, all heads of the first part before those of the second; they
+  // are added up in the order of the parts. Width 0: not asked for.
+  Rows dk, dv;
   Scratch scratch;
   int64_t parts;  // of each sequence's queries; fixed by shapes alone
-  Sum dk, dv;
 };
 
 struct Forward {
@@ -130,11 +118,8 @@ inline constexpr int kTileQueries = 32;
 inline constexpr int kTileKeys = 64;
 
 template <CpuLevel level>
-void cpu_forward(const ForwardParams&, const ForwardPlan&);
+void cpu_forward(const ForwardParams&, const ForwardPlan&, int num_threads);
 template <CpuLevel level>
 void cpu_backward(const BackwardParams&, const BackwardPlan&, int num_threads);
-// Fills the workspace copies of keys and values, where there are any.
-template <CpuLevel level>
-void cpu_copy_operands(const Problem&, const Operand& k, const Operand& v, int num_threads);
 
 }  // namespace hax::sparse_attention

@@ -10,8 +10,69 @@
 namespace hax::sparse_attention {
 inline namespace HAX_CPU_LEVEL_NAME {
 
-HAX_INLINE HeadRows head_rows(const Rows& rows, const Sequences::Range& range, int64_t head) {
-  return {rows.at(range.row, range.begin, head), rows.token_stride, rows.width};
+// One of the heads that are worked on at a time.
+struct RoundHead {
+  int64_t row, head;  // on the axes B and Hk
+  int64_t slot;       // within the round
+};
+
+HAX_INLINE RoundHead round_head(const Problem& p, int64_t first, int64_t slot) {
+  return {(first + slot) / p.k_heads, (first + slot) % p.k_heads, slot};
+}
+
+// Calls f(first, count) for every round of heads.
+template <class F>
+HAX_INLINE void for_each_round(const Rounds& rounds, F&& f) {
+  for (int64_t first = 0; first < rounds.heads; first += rounds.size) {
+    const int64_t left = rounds.heads - first;
+    f(first, left < rounds.size ? left : rounds.size);
+  }
+}
+
+// A head's rows from token `begin` on; of a sum's copy those of part 0.
+HAX_INLINE HeadRows head_rows(const Rows& rows, const RoundHead& h, int64_t begin) {
+  if (rows.copied) {
+    return {rows.data + h.slot * rows.slot_stride + begin * rows.width, rows.width, rows.width};
+  }
+  return {rows.data + h.row * rows.batch_stride + h.head * rows.head_stride +
+              begin * rows.token_stride,
+          rows.token_stride, rows.width};
+}
+
+// Calls f(head, first token, end) in parallel for stretches of tokens of a round's heads.
+template <class F>
+HAX_INLINE void for_each_stretch(const Problem& p, int64_t first, int64_t count, int num_threads,
+                                 F&& f) {
+  constexpr int64_t kTokens = 256;
+  const int64_t length = p.sequences.length;
+  const int64_t stretches = (length + kTokens - 1) / kTokens;
+  parallel_for(num_threads, count * stretches, [&](int64_t task, int) {
+    const int64_t begin = task % stretches * kTokens;
+    f(round_head(p, first, task / stretches), begin,
+      begin + kTokens < length ? begin + kTokens : length);
+  });
+}
+
+HAX_INLINE void copy_rows(const Tensor& from, const Rows& to, const RoundHead& h, int64_t begin,
+                          int64_t end) {
+  if (!to.copied) return;
+  const HeadRows rows = head_rows(to, h, 0);
+  const int64_t n = from.shape[3];
+  for (int64_t t = begin; t < end; ++t) {
+    simd::load_row(rows[t], from, from.offset(h.row, t, h.head), n);
+    for (int64_t c = n; c < to.width; ++c) rows[t][c] = 0.0f;
+  }
+}
+
+// Fills the workspace's copies of keys and values, where there are any.
+inline void copy_keys_and_values(const Problem& p, const Rows& k, const Rows& v, int64_t first,
+                                 int64_t count, int num_threads) {
+  if (!k.copied && !v.copied) return;
+  for_each_stretch(p, first, count, num_threads,
+                   [&](const RoundHead& h, int64_t begin, int64_t end) {
+                     copy_rows(p.k, k, h, begin, end);
+                     copy_rows(p.v, v, h, begin, end);
+                   });
 }
 
 // One (b, token, head) row of q, o or their gradients in fp32, padded with 0 to `width`.

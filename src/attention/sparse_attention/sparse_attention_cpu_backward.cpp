@@ -184,15 +184,11 @@ HAX_INLINE int64_t part_begin(int64_t length, int64_t part, int64_t parts) {
   return length / parts * part + length % parts * part / parts;
 }
 
-// Where a task sums the gradient of its sequence's keys or values.
-HeadRows sum_rows(const BackwardParams& p, const Sum& sum, const Sequences::Range& range,
-                  int64_t head, int64_t part, int thread) {
-  if (sum.place == SumPlace::none) return {nullptr, 0, 0};
-  if (sum.place == SumPlace::output) return head_rows(sum.rows, range, head);
-  int64_t slot = range.row * p.k_heads + head;
-  if (sum.place == SumPlace::thread) slot = thread;
-  if (sum.place == SumPlace::part) slot += part * p.sequences.batch * p.k_heads;
-  return {sum.slots + (slot * p.sequences.length + range.begin) * sum.width, sum.width, sum.width};
+// Where a part of the queries sums the gradient of its sequence's keys or values.
+HeadRows sum_rows(const Rows& sum, const Rounds& rounds, const RoundHead& h, int64_t part,
+                  int64_t begin) {
+  if (sum.width == 0) return {nullptr, 0, 0};
+  return head_rows(sum, {h.row, h.head, part * rounds.size + h.slot}, begin);
 }
 
 void zero_rows(const HeadRows& rows, int64_t count) {
@@ -201,15 +197,15 @@ void zero_rows(const HeadRows& rows, int64_t count) {
 }
 
 void run_task(const BackwardParams& p, const BackwardPlan& plan, const Sequences::Range& range,
-              int64_t head, int64_t part, int thread) {
+              const RoundHead& h, int64_t part, int thread) {
   if (range.length == 0) return;
   const HeadTask t = {p,
                       range,
-                      head,
-                      head_rows(plan.k.rows, range, head),
-                      head_rows(plan.v.rows, range, head),
-                      sum_rows(p, plan.dk, range, head, part, thread),
-                      sum_rows(p, plan.dv, range, head, part, thread)};
+                      h.head,
+                      head_rows(plan.k, h, range.begin),
+                      head_rows(plan.v, h, range.begin),
+                      sum_rows(plan.dk, plan.rounds, h, part, range.begin),
+                      sum_rows(plan.dv, plan.rounds, h, part, range.begin)};
   const int64_t first = part_begin(range.length, part, plan.parts);
   const int64_t last = part_begin(range.length, part + 1, plan.parts);
   zero_rows(t.dk, last);
@@ -219,28 +215,23 @@ void run_task(const BackwardParams& p, const BackwardPlan& plan, const Sequences
   } else {
     backward_lists(t, first, last, plan.scratch.active.of(thread));
   }
-  const auto write = [&](const Sum& sum, const HeadRows& rows, const Tensor& output) {
-    if (sum.place != SumPlace::head && sum.place != SumPlace::thread) return;
-    for (int64_t j = 0; j < range.length; ++j) store_head_row(output, range, j, head, rows[j]);
-  };
-  write(plan.dk, t.dk, p.dk);
-  write(plan.dv, t.dv, p.dv);
 }
 
-// Adds up the parts' sums for keys [first, last) of a sequence.
-void add_parts(const BackwardParams& p, const Sum& sum, int64_t parts, const Tensor& output,
-               const Sequences::Range& range, int64_t head, int64_t first, int64_t last) {
+// Writes the gradient of keys [first, last) of a sequence, which its parts have summed in the workspace.
+void write_sum(const Rows& sum, const BackwardPlan& plan, const Tensor& output,
+               const RoundHead& h, const Sequences::Range& range, int64_t first, int64_t last) {
+  if (!sum.copied) return;
   float total[kMaxWidth];
   for (int64_t j = first; j < last; ++j) {
     simd::zero_row(total, sum.width);
-    for (int64_t part = 0; part < parts; ++part) {
-      if (part_begin(range.length, part + 1, parts) <= j) continue;
-      const float* const share = sum_rows(p, sum, range, head, part, 0)[j];
+    for (int64_t part = 0; part < plan.parts; ++part) {
+      if (part_begin(range.length, part + 1, plan.parts) <= j) continue;
+      const float* const share = sum_rows(sum, plan.rounds, h, part, range.begin)[j];
       for (int64_t c = 0; c < sum.width; c += kLanes) {
         simd::store(total + c, simd::load(total + c) + simd::load(share + c));
       }
     }
-    store_head_row(output, range, j, head, total);
+    store_head_row(output, range, j, h.head, total);
   }
 }
 
@@ -248,24 +239,25 @@ void add_parts(const BackwardParams& p, const Sum& sum, int64_t parts, const Ten
 
 template <>
 void cpu_backward<kCpuLevel>(const BackwardParams& p, const BackwardPlan& plan, int num_threads) {
-  const int64_t heads = p.sequences.count() * p.k_heads;
-  // Late parts first: they have the most keys.
-  parallel_for(plan.scratch.threads, heads * plan.parts, [&](int64_t task, int thread) {
-    const Sequences::Range range = p.sequences.range(task % heads / p.k_heads);
-    run_task(p, plan, range, task % p.k_heads, plan.parts - 1 - task / heads, thread);
-  });
-  if (plan.parts == 1) return;
-  constexpr int64_t kTokens = 256;
-  const int64_t tiles = (p.sequences.length + kTokens - 1) / kTokens;
-  parallel_for(num_threads, p.sequences.batch * p.k_heads * tiles, [&](int64_t task, int) {
-    const int64_t begin = task % tiles * kTokens, left = p.sequences.length - begin;
-    const int64_t head = task / tiles % p.k_heads;
-    p.sequences.for_each_piece(
-        task / tiles / p.k_heads, begin, begin + (left < kTokens ? left : kTokens),
-        [&](int64_t, const Sequences::Range& range, int64_t first, int64_t last) {
-          if (p.dk) add_parts(p, plan.dk, plan.parts, p.dk, range, head, first, last);
-          if (p.dv) add_parts(p, plan.dv, plan.parts, p.dv, range, head, first, last);
-        });
+  const int64_t streams = p.sequences.packed() ? p.sequences.count() : 1;
+  for_each_round(plan.rounds, [&](int64_t first_head, int64_t heads) {
+    copy_keys_and_values(p, plan.k, plan.v, first_head, heads, num_threads);
+    // Late parts first: they have the most keys.
+    parallel_for(plan.scratch.threads, plan.parts * heads * streams, [&](int64_t task, int thread) {
+      const RoundHead h = round_head(p, first_head, task / streams % heads);
+      const Sequences::Range range = p.sequences.range(h.row + task % streams);
+      run_task(p, plan, range, h, plan.parts - 1 - task / streams / heads, thread);
+    });
+    if (!plan.dk.copied && !plan.dv.copied) return;
+    for_each_stretch(p, first_head, heads, num_threads,
+                     [&](const RoundHead& h, int64_t begin, int64_t end) {
+                       p.sequences.for_each_piece(
+                           h.row, begin, end,
+                           [&](int64_t, const Sequences::Range& range, int64_t first, int64_t last) {
+                             write_sum(plan.dk, plan, p.dk, h, range, first, last);
+                             write_sum(plan.dv, plan, p.dv, h, range, first, last);
+                           });
+                     });
   });
 }
 

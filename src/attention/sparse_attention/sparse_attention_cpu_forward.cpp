@@ -97,52 +97,31 @@ void attend_full(const HeadTask& t, int64_t first, int64_t last, float* scratch)
   });
 }
 
-void copy_operand(const Tensor& from, const Operand& to, int64_t row, int64_t head, int64_t first,
-                  int64_t last) {
-  for (int64_t t = first; t < last; ++t) {
-    float* const copy = to.rows.at(row, t, head);
-    simd::load_row(copy, from, from.offset(row, t, head), from.shape[3]);
-    for (int64_t c = from.shape[3]; c < to.rows.width; ++c) copy[c] = 0.0f;
-  }
-}
-
 }  // namespace
 
 template <>
-void cpu_copy_operands<kCpuLevel>(const Problem& p, const Operand& k, const Operand& v,
-                                  int num_threads) {
-  if (!k.copied && !v.copied) return;
-  constexpr int64_t kTokens = 256;
-  const int64_t tiles = (p.sequences.length + kTokens - 1) / kTokens;
-  parallel_for(num_threads, p.sequences.batch * p.k_heads * tiles, [&](int64_t task, int) {
-    const int64_t first = task % tiles * kTokens;
-    const int64_t last = first + kTokens < p.sequences.length ? first + kTokens : p.sequences.length;
-    const int64_t head = task / tiles % p.k_heads, row = task / tiles / p.k_heads;
-    if (k.copied) copy_operand(p.k, k, row, head, first, last);
-    if (v.copied) copy_operand(p.v, v, row, head, first, last);
-  });
-}
-
-template <>
-void cpu_forward<kCpuLevel>(const ForwardParams& p, const ForwardPlan& plan) {
+void cpu_forward<kCpuLevel>(const ForwardParams& p, const ForwardPlan& plan, int num_threads) {
   const int64_t tiles = (p.sequences.length + plan.tile_tokens - 1) / plan.tile_tokens;
   const Scratch& scratch = plan.scratch;
-  parallel_for(scratch.threads, p.sequences.batch * p.k_heads * tiles, [&](int64_t task, int thread) {
-    const int64_t begin = task / p.k_heads % tiles * plan.tile_tokens;
-    const int64_t left = p.sequences.length - begin;
-    const int64_t end = begin + (left < plan.tile_tokens ? left : plan.tile_tokens);
-    p.sequences.for_each_piece(
-        task / p.k_heads / tiles, begin, end,
-        [&](int64_t, const Sequences::Range& range, int64_t first, int64_t last) {
-          const int64_t head = task % p.k_heads;
-          const HeadTask t = {p, range, head, head_rows(plan.k.rows, range, head),
-                              head_rows(plan.v.rows, range, head)};
-          if (p.pattern.has(HAX_PATTERN_FULL)) {
-            attend_full(t, first, last, scratch.tiles.of(thread));
-          } else {
-            attend_lists(t, first, last, scratch.active.of(thread));
-          }
-        });
+  for_each_round(plan.rounds, [&](int64_t first_head, int64_t heads) {
+    copy_keys_and_values(p, plan.k, plan.v, first_head, heads, num_threads);
+    parallel_for(scratch.threads, heads * tiles, [&](int64_t task, int thread) {
+      const RoundHead h = round_head(p, first_head, task / tiles);
+      const int64_t begin = task % tiles * plan.tile_tokens;
+      const int64_t left = p.sequences.length - begin;
+      const int64_t end = begin + (left < plan.tile_tokens ? left : plan.tile_tokens);
+      p.sequences.for_each_piece(
+          h.row, begin, end,
+          [&](int64_t, const Sequences::Range& range, int64_t first, int64_t last) {
+            const HeadTask t = {p, range, h.head, head_rows(plan.k, h, range.begin),
+                                head_rows(plan.v, h, range.begin)};
+            if (p.pattern.has(HAX_PATTERN_FULL)) {
+              attend_full(t, first, last, scratch.tiles.of(thread));
+            } else {
+              attend_lists(t, first, last, scratch.active.of(thread));
+            }
+          });
+    });
   });
 }
 

@@ -150,12 +150,8 @@ struct Softmax {
     for (int k = 0; k < count; k += kLanes) tops = simd::max(simd::load(scores + k), tops);
     const float best = simd::max_lane(tops);
     if (best > top) {
-      const Vec scale = simd::exp(simd::set(top - best));
+      if (top != kNone) rescale(simd::exp(simd::set(top - best)), output, width);
       top = best;
-      sum *= scale[0];
-      for (int64_t c = 0; c < width; c += kLanes) {
-        simd::store(output + c, simd::load(output + c) * scale);
-      }
     }
     const Vec shift = simd::set(top == kNone ? 0.0f : top);
     Vec sums = {};
@@ -165,6 +161,13 @@ struct Softmax {
       simd::store(scores + k, weight);
     }
     sum += simd::sum(sums);
+  }
+
+  HAX_INLINE void rescale(Vec factor, float* output, int64_t width) {
+    sum *= factor[0];
+    for (int64_t c = 0; c < width; c += kLanes) {
+      simd::store(output + c, simd::load(output + c) * factor);
+    }
   }
 
   HAX_INLINE float log_sum_exp() const { return top + __builtin_logf(sum); }
