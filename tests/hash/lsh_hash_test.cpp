@@ -164,13 +164,13 @@ TEST(LshHash, SameBitsForEveryThreadCount) {
   }
 }
 
-// A mean 10^4 times the deviation: sums of squares in fp32, or fp64 sums of squares minus squared
+// A mean 10^6 times the deviation: sums of squares in fp32, or fp64 sums of squares minus squared
 // sums, lose the norm; the mean itself must be right to far more digits than fp32 has.
 TEST(LshHash, StatisticsSurviveALargeMean) {
   const TestContext context;
   for (const int32_t statistics : {HAX_LSH_STATISTICS_SEQUENCE, HAX_LSH_STATISTICS_CAUSAL}) {
     expect_codes_match(
-        {.batch = 1, .length = 1000, .features = 8, .statistics = statistics, .mean = 1e4},
+        {.batch = 1, .length = 1000, .features = 8, .statistics = statistics, .mean = 1e6},
         context);
   }
 }
@@ -193,7 +193,7 @@ TEST(LshHash, StatisticsSurviveADrift) {
   }
 }
 
-// Centred, every feature is 0: no bit is set, whatever 0 / 1e-12 rounds to.
+// Centred, every feature is exactly 0.
 TEST(LshHash, ConstantFeaturesHaveCodeZero) {
   const TestContext context;
   HashCase c{.batch = 1, .length = 900, .heads = 1, .features = 5, .bits = 63};
@@ -201,6 +201,22 @@ TEST(LshHash, ConstantFeaturesHaveCodeZero) {
   for (const int32_t statistics : {HAX_LSH_STATISTICS_SEQUENCE, HAX_LSH_STATISTICS_CAUSAL}) {
     c.statistics = statistics;
     EXPECT_EQ(hash(c, x, c.R(), context).integers(), std::vector<int64_t>(900, 0));
+  }
+}
+
+// Such features count for nothing or little beside the others.
+TEST(LshHash, FeaturesThatHardlyVary) {
+  const TestContext context;
+  HashCase c{.batch = 1, .length = 500, .heads = 1, .features = 4, .bits = 30};
+  Array x = c.x();
+  for (int64_t t = 0; t < c.length; ++t) {
+    x.at(int64_t{0}, t, int64_t{0}, int64_t{1}) = 0.5;
+    x.at(int64_t{0}, t, int64_t{0}, int64_t{2}) *= 1e-14;
+  }
+  x = round_to(x, kFp32);
+  for (const int32_t statistics : {HAX_LSH_STATISTICS_SEQUENCE, HAX_LSH_STATISTICS_CAUSAL}) {
+    c.statistics = statistics;
+    expect_codes_match(c, x, context);
   }
 }
 

@@ -79,10 +79,11 @@ struct Loss {
   Argument loss, target;
 };
 
-Loss forward(const RankingCase& c, const hax_context* context, bool with_target = true) {
-  const Argument q = Argument::input(c.tokens(0), c.type, c.layout);
-  const Argument k = Argument::input(c.tokens(1), c.type, c.layout);
-  const Argument score = Argument::input(swap_last_two(c.score()), kFp32, c.layout);
+Loss forward(const RankingCase& c, const Array& q_values, const Array& k_values,
+             const Array& scores, const hax_context* context, bool with_target = true) {
+  const Argument q = Argument::input(q_values, c.type, c.layout);
+  const Argument k = Argument::input(k_values, c.type, c.layout);
+  const Argument score = Argument::input(swap_last_two(scores), kFp32, c.layout);
   const Argument pick = Argument::input(as_array(c.rows(), c.pick_shape()), kInt32, c.layout);
   const Argument cu_seqlens = boundaries(c.cu_seqlens, c.index_type);
   Loss out{Argument::output({1}),
@@ -102,6 +103,10 @@ Loss forward(const RankingCase& c, const hax_context* context, bool with_target 
   EXPECT_TRUE(out.loss.sentinels_intact());
   EXPECT_TRUE(out.target.sentinels_intact());
   return out;
+}
+
+Loss forward(const RankingCase& c, const hax_context* context, bool with_target = true) {
+  return forward(c, c.tokens(0), c.tokens(1), c.score(), context, with_target);
 }
 
 Argument backward(const RankingCase& c, const Array& score, const Array& target, double dloss,
@@ -242,13 +247,27 @@ TEST(RankingLoss, SameBitsForEveryThreadCount) {
   }
 }
 
-// Tied targets want equal scores: the gradient pulls two such scores together.
+// Tied targets want equal scores: the gradient pulls two such scores together. Here the only query that
+// sees one pick and not the other gives it sigmoid(-200), which is 0.
 TEST(RankingLoss, TiedTargets) {
   const TestContext context;
-  RankingCase c{.batch = 1, .length = 2, .heads = 1, .picks = 2, .unused = 0.0};
-  Array score({1, 2, 1}, {3.0, 1.0});
-  const Array dscore = backward(c, score, Array({1, 1, 2}, 0.5), 1.0, context).array();
-  const double pull = 2.0 / 4.0 * (1.0 / (1.0 + std::exp(-2.0)) - 0.5);
+  const RankingCase c{.batch = 1,
+                      .length = 2,
+                      .heads = 1,
+                      .features = 1,
+                      .picks = 2,
+                      .k_scale = 1.0,
+                      .unused = 0.0};
+  const Array score({1, 2, 1}, {3.0, 1.0});
+  const Loss got =
+      forward(c, Array({1, 2, 1, 1}, {-200.0, 0.0}), Array({1, 2, 1, 1}, 1.0), score, context);
+  const Array target = got.target.array();
+  EXPECT_EQ(target.data, (std::vector<double>{0.5, 0.5}));
+  const double gap = 2.0;
+  EXPECT_NEAR(got.loss.array().at(0), (std::log(2.0) + std::log1p(std::exp(gap)) - gap / 2.0) / 2.0,
+              1e-6);
+  const Array dscore = backward(c, score, target, 1.0, context).array();
+  const double pull = 2.0 / 4.0 * (1.0 / (1.0 + std::exp(-gap)) - 0.5);
   EXPECT_NEAR(dscore.data[0], pull, 1e-7);
   EXPECT_NEAR(dscore.data[1], -pull, 1e-7);
 }
