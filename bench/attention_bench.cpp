@@ -22,10 +22,16 @@ namespace {
 class Buffer {
  public:
   Buffer(std::vector<int64_t> shape, hax_data_type type) : shape_(std::move(shape)) {
-    const int64_t count = std::accumulate(shape_.begin(), shape_.end(), int64_t{1}, std::multiplies<>());
+    const int64_t count =
+        std::accumulate(shape_.begin(), shape_.end(), int64_t{1}, std::multiplies<>());
     bytes_.resize(static_cast<size_t>(count * type.bits / 8));
-    tensor_ = {bytes_.data(), {HAX_DEVICE_CPU, 0}, static_cast<int32_t>(shape_.size()), type,
-               shape_.data(), nullptr, 0};
+    tensor_ = {bytes_.data(),
+               {HAX_DEVICE_CPU, 0},
+               static_cast<int32_t>(shape_.size()),
+               type,
+               shape_.data(),
+               nullptr,
+               0};
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
@@ -83,9 +89,11 @@ struct Indices {
     for (size_t code = 0; code < codes; ++code) {
       std::copy(keys[code].begin(), keys[code].end(), key_order.integers() + offset + first);
       for (const int32_t t : queries[code]) {
-        const auto past = std::upper_bound(keys[code].begin(), keys[code].end(), t) - keys[code].begin();
+        const auto past =
+            std::upper_bound(keys[code].begin(), keys[code].end(), t) - keys[code].begin();
         end.integers()[offset + t] = first + static_cast<int32_t>(past);
-        begin.integers()[offset + t] = first + static_cast<int32_t>(std::max<int64_t>(past - budget, 0));
+        begin.integers()[offset + t] =
+            first + static_cast<int32_t>(std::max<int64_t>(past - budget, 0));
         pairs += std::min<int64_t>(past, budget);
       }
       first += static_cast<int32_t>(keys[code].size());
@@ -140,13 +148,16 @@ struct Run {
     }
     if (bits & HAX_PATTERN_KEY_SELECTION) pattern.eviction = indices.eviction.arg();
     const float scale = 0.125f;
-    forward = {sizeof(forward), q.arg(), k.arg(), v.arg(), nullptr, o.arg(), lse.arg(), &pattern, scale};
-    backward = {sizeof(backward), q.arg(), k.arg(), v.arg(), nullptr, o.arg(), lse.arg(), d_o.arg(),
-                nullptr, dq.arg(), dk.arg(), dv.arg(), &pattern, scale, 1};
+    forward = {sizeof(forward), q.arg(),   k.arg(),  v.arg(), nullptr,
+               o.arg(),         lse.arg(), &pattern, scale};
+    backward = {sizeof(backward), q.arg(),   k.arg(),   v.arg(), nullptr,
+                o.arg(),          lse.arg(), d_o.arg(), nullptr, dq.arg(),
+                dk.arg(),         dv.arg(),  &pattern,  scale,   1};
     check(hax_context_create(nullptr, &context));
     check(hax_sparse_attention_forward_workspace(context, &forward, &forward_bytes));
     check(hax_sparse_attention_backward_workspace(context, &backward, &backward_bytes));
-    workspace.reset(std::aligned_alloc(256, (std::max(forward_bytes, backward_bytes) + 255) / 256 * 256));
+    workspace.reset(
+        std::aligned_alloc(256, (std::max(forward_bytes, backward_bytes) + 255) / 256 * 256));
   }
   ~Run() { hax_context_destroy(context); }
 
@@ -159,7 +170,8 @@ struct Run {
     check(hax_sparse_attention_forward(context, &forward, workspace.get(), forward_bytes, nullptr));
   }
   void run_backward() {
-    check(hax_sparse_attention_backward(context, &backward, workspace.get(), backward_bytes, nullptr));
+    check(hax_sparse_attention_backward(context, &backward, workspace.get(), backward_bytes,
+                                        nullptr));
   }
 
   Shape s;
@@ -185,16 +197,15 @@ void measure(benchmark::State& state, Pass pass, Shape shape, uint32_t bits, int
     if (pass != kForward) run.run_backward();
   }
   const double tokens = static_cast<double>(shape.batch * shape.length);
-  state.counters["ns_per_token"] =
-      benchmark::Counter(1e-9 * tokens, benchmark::Counter::kIsIterationInvariantRate |
-                                            benchmark::Counter::kInvert);
-  const size_t bytes = pass == kForward ? run.forward_bytes
+  state.counters["ns_per_token"] = benchmark::Counter(
+      1e-9 * tokens, benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+  const size_t bytes = pass == kForward    ? run.forward_bytes
                        : pass == kBackward ? run.backward_bytes
                                            : std::max(run.forward_bytes, run.backward_bytes);
   state.counters["workspace_MiB"] = static_cast<double>(bytes) / (1 << 20);
   if (bits == (HAX_PATTERN_LSH | HAX_PATTERN_KEY_SELECTION)) {
-    state.counters["pairs"] =
-        benchmark::Counter(static_cast<double>(run.indices.pairs), benchmark::Counter::kIsIterationInvariantRate);
+    state.counters["pairs"] = benchmark::Counter(static_cast<double>(run.indices.pairs),
+                                                 benchmark::Counter::kIsIterationInvariantRate);
   }
 }
 
@@ -204,20 +215,26 @@ constexpr Shape kStep = {64, 74, 1, 32, 128};  // one layer of a small joint-rec
 #define HAX_ATTENTION_BENCH(name, ...) \
   BENCHMARK_CAPTURE(measure, name, __VA_ARGS__)->UseRealTime()->Unit(benchmark::kMillisecond)
 
-HAX_ATTENTION_BENCH(Step/hax/forward, kForward, kStep, kHax, 32, HAX_FP32);
-HAX_ATTENTION_BENCH(Step/hax/backward, kBackward, kStep, kHax, 32, HAX_FP32);
-HAX_ATTENTION_BENCH(Step/hax/both, kBoth, kStep, kHax, 32, HAX_FP32);
-HAX_ATTENTION_BENCH(Step/hax_bf16/both, kBoth, kStep, kHax, 32, HAX_BF16);
-HAX_ATTENTION_BENCH(Step/full/both, kBoth, kStep, HAX_PATTERN_FULL, 64, HAX_FP32);
-HAX_ATTENTION_BENCH(Step/window_dilated/both, kBoth, kStep, HAX_PATTERN_SLIDING_WINDOW | HAX_PATTERN_DILATED,
-                    32, HAX_FP32);
-HAX_ATTENTION_BENCH(Samba/window/both, kBoth, (Shape{64, 74, 4, 8, 8}), HAX_PATTERN_SLIDING_WINDOW, 64,
+HAX_ATTENTION_BENCH(Step / hax / forward, kForward, kStep, kHax, 32, HAX_FP32);
+HAX_ATTENTION_BENCH(Step / hax / backward, kBackward, kStep, kHax, 32, HAX_FP32);
+HAX_ATTENTION_BENCH(Step / hax / both, kBoth, kStep, kHax, 32, HAX_FP32);
+HAX_ATTENTION_BENCH(Step / hax_bf16 / both, kBoth, kStep, kHax, 32, HAX_BF16);
+HAX_ATTENTION_BENCH(Step / full / both, kBoth, kStep, HAX_PATTERN_FULL, 64, HAX_FP32);
+HAX_ATTENTION_BENCH(Step / window_dilated / both, kBoth, kStep,
+                    HAX_PATTERN_SLIDING_WINDOW | HAX_PATTERN_DILATED, 32, HAX_FP32);
+HAX_ATTENTION_BENCH(Samba / window / both, kBoth, (Shape{64, 74, 4, 8, 8}),
+                    HAX_PATTERN_SLIDING_WINDOW, 64, HAX_FP32);
+HAX_ATTENTION_BENCH(Full / L2048 / both, kBoth, (Shape{1, 2048, 4, 64, 128}), HAX_PATTERN_FULL, 64,
                     HAX_FP32);
-HAX_ATTENTION_BENCH(Full/L2048/both, kBoth, (Shape{1, 2048, 4, 64, 128}), HAX_PATTERN_FULL, 64, HAX_FP32);
-HAX_ATTENTION_BENCH(Linear/L16384/forward, kForward, (Shape{1, 16384, 8, 64, 128}), kHax, 32, HAX_FP32);
-HAX_ATTENTION_BENCH(Linear/L131072/forward, kForward, (Shape{1, 131072, 8, 64, 128}), kHax, 32, HAX_FP32);
-HAX_ATTENTION_BENCH(Linear/L16384/both, kBoth, (Shape{1, 16384, 8, 64, 128}), kHax, 32, HAX_FP32);
-HAX_ATTENTION_BENCH(Linear/L131072/both, kBoth, (Shape{1, 131072, 8, 64, 128}), kHax, 32, HAX_FP32);
-HAX_ATTENTION_BENCH(Linear_bf16/L131072/both, kBoth, (Shape{1, 131072, 8, 64, 128}), kHax, 32, HAX_BF16);
+HAX_ATTENTION_BENCH(Linear / L16384 / forward, kForward, (Shape{1, 16384, 8, 64, 128}), kHax, 32,
+                    HAX_FP32);
+HAX_ATTENTION_BENCH(Linear / L131072 / forward, kForward, (Shape{1, 131072, 8, 64, 128}), kHax, 32,
+                    HAX_FP32);
+HAX_ATTENTION_BENCH(Linear / L16384 / both, kBoth, (Shape{1, 16384, 8, 64, 128}), kHax, 32,
+                    HAX_FP32);
+HAX_ATTENTION_BENCH(Linear / L131072 / both, kBoth, (Shape{1, 131072, 8, 64, 128}), kHax, 32,
+                    HAX_FP32);
+HAX_ATTENTION_BENCH(Linear_bf16 / L131072 / both, kBoth, (Shape{1, 131072, 8, 64, 128}), kHax, 32,
+                    HAX_BF16);
 
 }  // namespace

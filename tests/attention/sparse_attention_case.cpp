@@ -22,8 +22,8 @@ std::vector<uint64_t> random_codes(const AttentionCase& c, int64_t stream, uint6
 }
 
 // Keys sorted by (code, position), and for each query the range of its candidates among them.
-void make_lsh_head(const AttentionCase& c, const std::vector<uint64_t>& codes_k, const Sequence& seq,
-                   int64_t row, int64_t head, Array& key_order) {
+void make_lsh_head(const AttentionCase& c, const std::vector<uint64_t>& codes_k,
+                   const Sequence& seq, int64_t row, int64_t head, Array& key_order) {
   std::vector<int64_t> order(static_cast<size_t>(seq.length));
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
@@ -156,8 +156,9 @@ AttentionOutputs run_forward(const AttentionCase& c, const AttentionData& data,
   args.lse = out.lse.arg();
   args.pattern = &pattern.pattern;
   args.scale = static_cast<float>(c.scale);
-  EXPECT_EQ(run(hax_sparse_attention_forward_workspace, hax_sparse_attention_forward, context, args),
-            HAX_SUCCESS)
+  EXPECT_EQ(
+      run(hax_sparse_attention_forward_workspace, hax_sparse_attention_forward, context, args),
+      HAX_SUCCESS)
       << hax_last_error();
   EXPECT_TRUE(out.o.sentinels_intact());
   EXPECT_TRUE(out.lse.sentinels_intact());

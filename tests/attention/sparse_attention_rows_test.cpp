@@ -59,7 +59,12 @@ TEST(SparseAttentionRows, SomeEmpty) {
 TEST(SparseAttentionRows, UnselectedKeysAreNotTouched) {
   const TestContext context;
   for (uint32_t patterns = 1; patterns < 64; ++patterns) {
-    const AttentionCase c{.batch = 1, .length = 110, .q_heads = 2, .k_heads = 1, .patterns = patterns, .dlse = false,
+    const AttentionCase c{.batch = 1,
+                          .length = 110,
+                          .q_heads = 2,
+                          .k_heads = 1,
+                          .patterns = patterns,
+                          .dlse = false,
                           .seed = patterns};
     SCOPED_TRACE(describe(c));
     AttentionData data(c);
@@ -83,9 +88,18 @@ TEST(SparseAttentionRows, UnselectedKeysAreNotTouched) {
 // A score of -infinity weighs nothing beside finite ones, in whichever piece of the row it comes.
 TEST(SparseAttentionRows, InfiniteScores) {
   const TestContext context;
-  for (const uint32_t patterns : {uint32_t{HAX_PATTERN_FULL}, uint32_t{HAX_PATTERN_SLIDING_WINDOW}}) {
-    const AttentionCase c{.batch = 1, .length = 700, .q_heads = 1, .k_heads = 1, .d_qk = 1, .d_v = 8,
-                          .patterns = patterns, .window = 10000, .scale = 1.0, .dlse = false};
+  for (const uint32_t patterns :
+       {uint32_t{HAX_PATTERN_FULL}, uint32_t{HAX_PATTERN_SLIDING_WINDOW}}) {
+    const AttentionCase c{.batch = 1,
+                          .length = 700,
+                          .q_heads = 1,
+                          .k_heads = 1,
+                          .d_qk = 1,
+                          .d_v = 8,
+                          .patterns = patterns,
+                          .window = 10000,
+                          .scale = 1.0,
+                          .dlse = false};
     AttentionData data(c);
     for (double& q : data.oracle.q.data) q = 1.0;
     for (int64_t j = 0; j < 300; ++j) data.oracle.k.at(0, j, 0, 0) = -kInf;

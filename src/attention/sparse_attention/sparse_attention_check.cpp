@@ -15,10 +15,9 @@ struct Shapes {
 int64_t check_number(const Checker& check, const Pattern& p, uint32_t bit, int32_t value,
                      const char* name, const char* bit_name) {
   if (p.has(bit)) {
-    check.expect(value >= 1, "pattern->", name, ": expected at least 1 with ", bit_name, ", got ",
-                 value);
+    check.expect(value >= 1, name, ": expected at least 1 with ", bit_name, ", got ", value);
   } else {
-    check.expect(value == 0, "pattern->", name, ": expected 0 without ", bit_name, ", got ", value);
+    check.expect(value == 0, name, ": expected 0 without ", bit_name, ", got ", value);
   }
   return value;
 }
@@ -37,14 +36,13 @@ Pattern check_pattern(Checker& check, const hax_sparse_pattern* given, const cha
   const hax_sparse_pattern args = read_struct(given, function, "pattern");
   Pattern p;
   p.bits = args.patterns;
-  check.supported((p.bits & ~kKnown) == 0, "pattern->patterns: expected bits of ", kKnown, ", got ",
-                  p.bits);
-  check.expect(p.bits != 0, "pattern->patterns: expected at least one HAX_PATTERN_*, got 0");
+  check.supported((p.bits & ~kKnown) == 0, "patterns: expected bits of ", kKnown, ", got ", p.bits);
+  check.expect(p.bits != 0, "patterns: expected at least one HAX_PATTERN_*, got 0");
   p.window = check_number(check, p, HAX_PATTERN_SLIDING_WINDOW, args.window, "window",
                           "HAX_PATTERN_SLIDING_WINDOW");
   p.sink = check_number(check, p, HAX_PATTERN_SINK, args.sink, "sink", "HAX_PATTERN_SINK");
-  p.dilation = check_number(check, p, HAX_PATTERN_DILATED, args.dilation, "dilation",
-                            "HAX_PATTERN_DILATED");
+  p.dilation =
+      check_number(check, p, HAX_PATTERN_DILATED, args.dilation, "dilation", "HAX_PATTERN_DILATED");
   const Checker::Shape of_keys = {&s.batch, &s.k_heads, &s.length};
   const Checker::Shape of_queries = {&s.batch, &s.q_heads, &s.length};
   constexpr const char* lsh = "HAX_PATTERN_LSH";
@@ -102,8 +100,8 @@ BackwardParams Backward::check(Checker& check, const Args& args) {
   p.dq = check.optional_output(args.dq, "dq", s.activation, like_q);
   p.dk = check.optional_output(args.dk, "dk", s.activation,
                                {&s.batch, &s.length, &s.k_heads, &s.d_qk});
-  p.dv = check.optional_output(args.dv, "dv", s.activation,
-                               {&s.batch, &s.length, &s.k_heads, &s.d_v});
+  p.dv =
+      check.optional_output(args.dv, "dv", s.activation, {&s.batch, &s.length, &s.k_heads, &s.d_v});
   check.flag(args.deterministic, "deterministic");
   p.device = check.device();
   return p;

@@ -34,9 +34,9 @@ HAX_INLINE HeadRows head_rows(const Rows& rows, const RoundHead& h, int64_t begi
   if (rows.copied) {
     return {rows.data + h.slot * rows.slot_stride + begin * rows.width, rows.width, rows.width};
   }
-  return {rows.data + h.row * rows.batch_stride + h.head * rows.head_stride +
-              begin * rows.token_stride,
-          rows.token_stride, rows.width};
+  return {
+      rows.data + h.row * rows.batch_stride + h.head * rows.head_stride + begin * rows.token_stride,
+      rows.token_stride, rows.width};
 }
 
 // Calls f(head, first token, end) in parallel for stretches of tokens of a round's heads.

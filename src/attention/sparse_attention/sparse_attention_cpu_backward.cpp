@@ -20,9 +20,9 @@ struct HeadTask {
 struct QueryRow {
   float* query;
   float* d_o;
-  float* dq;     // sum, without the attention's scale
+  float* dq;  // sum, without the attention's scale
   float lse;
-  float delta;   // d_o . o - dlse
+  float delta;  // d_o . o - dlse
 };
 
 HAX_INLINE void load_query_row(const HeadTask& t, QueryRow& row, int64_t i, int64_t query_head) {
@@ -101,9 +101,9 @@ void backward_lists(const HeadTask& t, int64_t first, int64_t last, int32_t* act
 }
 
 struct Tile {
-  float *queries, *d_os, *dqs;         // (kTileQueries, width)
-  float *weights, *dscores;            // (kTileQueries, kTileKeys)
-  float *keys, *values;                // transposed, (width, kTileKeys)
+  float *queries, *d_os, *dqs;  // (kTileQueries, width)
+  float *weights, *dscores;     // (kTileQueries, kTileKeys)
+  float *keys, *values;         // transposed, (width, kTileKeys)
 
   Tile(const HeadTask& t, float* scratch) {
     queries = scratch;
@@ -132,8 +132,8 @@ void add_key_tile(const HeadTask& t, const Tile& tile, const QueryRow* rows, int
   if (!t.needs_scores_gradient()) return;
   transpose_rows(tile.values, {t.v[j], t.v.stride}, n, t.p.d_v);
   simd::zero_row(tile.dscores, count * kTileKeys);
-  multiply_add({tile.dscores, kTileKeys}, {tile.d_os, t.v.width, 1}, {tile.values, kTileKeys}, count,
-               wide, t.p.d_v);
+  multiply_add({tile.dscores, kTileKeys}, {tile.d_os, t.v.width, 1}, {tile.values, kTileKeys},
+               count, wide, t.p.d_v);
   for (int64_t r = 0; r < count; ++r) {
     pull_through_softmax(tile.dscores + r * kTileKeys, tile.weights + r * kTileKeys, n,
                          rows[r].delta);
@@ -218,8 +218,8 @@ void run_task(const BackwardParams& p, const BackwardPlan& plan, const Sequences
 }
 
 // Writes the gradient of keys [first, last) of a sequence, which its parts have summed in the workspace.
-void write_sum(const Rows& sum, const BackwardPlan& plan, const Tensor& output,
-               const RoundHead& h, const Sequences::Range& range, int64_t first, int64_t last) {
+void write_sum(const Rows& sum, const BackwardPlan& plan, const Tensor& output, const RoundHead& h,
+               const Sequences::Range& range, int64_t first, int64_t last) {
   if (!sum.copied) return;
   float total[kMaxWidth];
   for (int64_t j = first; j < last; ++j) {
@@ -249,15 +249,15 @@ void cpu_backward<kCpuLevel>(const BackwardParams& p, const BackwardPlan& plan, 
       run_task(p, plan, range, h, plan.parts - 1 - task / streams / heads, thread);
     });
     if (!plan.dk.copied && !plan.dv.copied) return;
-    for_each_stretch(p, first_head, heads, num_threads,
-                     [&](const RoundHead& h, int64_t begin, int64_t end) {
-                       p.sequences.for_each_piece(
-                           h.row, begin, end,
-                           [&](int64_t, const Sequences::Range& range, int64_t first, int64_t last) {
-                             write_sum(plan.dk, plan, p.dk, h, range, first, last);
-                             write_sum(plan.dv, plan, p.dv, h, range, first, last);
-                           });
-                     });
+    for_each_stretch(
+        p, first_head, heads, num_threads, [&](const RoundHead& h, int64_t begin, int64_t end) {
+          p.sequences.for_each_piece(
+              h.row, begin, end,
+              [&](int64_t, const Sequences::Range& range, int64_t first, int64_t last) {
+                write_sum(plan.dk, plan, p.dk, h, range, first, last);
+                write_sum(plan.dv, plan, p.dv, h, range, first, last);
+              });
+        });
   });
 }
 

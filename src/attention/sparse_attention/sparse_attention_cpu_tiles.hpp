@@ -52,8 +52,9 @@ HAX_INLINE void multiply_rows(const TileRows& c, const TileFactor& a, const Tile
 }
 
 // C (height, width) += A (height, depth) B (depth, width); width is whole vectors.
-[[gnu::noinline]] inline void multiply_add(const TileRows& c, const TileFactor& a, const TileRows& b,
-                                           int64_t height, int64_t width, int64_t depth) {
+[[gnu::noinline]] inline void multiply_add(const TileRows& c, const TileFactor& a,
+                                           const TileRows& b, int64_t height, int64_t width,
+                                           int64_t depth) {
   int64_t i = 0;
   for (; i + 4 <= height; i += 4) multiply_rows<4>(c, a, b, width, depth, i);
   for (; i < height; ++i) multiply_rows<1>(c, a, b, width, depth, i);

@@ -38,7 +38,8 @@ HAX_INLINE Vec fold_pair(Vec x, Vec y) {
   return [&]<int... lane>(std::integer_sequence<int, lane...>) {
     return __builtin_shufflevector(x, y, folded_lane(group, lane)...) +
            __builtin_shufflevector(x, y, (folded_lane(group, lane) + behind)...);
-  }(std::make_integer_sequence<int, kLanes>{});
+  }
+  (std::make_integer_sequence<int, kLanes>{});
 }
 
 // Lane l of the result: the sum of sums[l]'s lanes. Destroys sums.

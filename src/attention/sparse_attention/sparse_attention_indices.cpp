@@ -25,7 +25,7 @@ struct Fault {
   int64_t head = 0, token = 0;   // token on the L axis
   int64_t low = 0, high = 0;     // what was expected, both included
   int64_t value = 0;
-  bool repeated = false;         // in range, but there already
+  bool repeated = false;  // in range, but there already
 };
 
 Fault check_key_order(const Pattern& p, const Sequences::Range& range, int64_t head,

@@ -47,11 +47,16 @@ void take_slots(Rows& rows, int64_t slots, Workspace& workspace) {
   if (rows.copied) rows.data = workspace.take<float>(slots * rows.slot_stride);
 }
 
-Rounds plan_rounds(const Problem& p, int64_t head_bytes) {
-  constexpr int64_t kRoundBytes = int64_t{768} << 20;
-  const int64_t heads = p.sequences.batch * p.k_heads;
-  const int64_t size = head_bytes > 0 ? kRoundBytes / head_bytes : heads;
-  return {heads, std::clamp<int64_t>(size, 1, std::max<int64_t>(heads, 1))};
+// head_bytes: copies of one head. busy_heads: heads of a round that give all threads something to do.
+Rounds plan_rounds(const Problem& p, int64_t head_bytes, int64_t busy_heads) {
+  constexpr int64_t kUsualBytes = int64_t{256} << 20;
+  constexpr int64_t kMostBytes = int64_t{768} << 20;
+  const int64_t heads = std::max<int64_t>(p.sequences.batch * p.k_heads, 1);
+  const auto within = [&](int64_t bytes) {
+    return std::clamp<int64_t>(head_bytes > 0 ? bytes / head_bytes : heads, 1, heads);
+  };
+  const int64_t size = std::max(within(kUsualBytes), std::min(busy_heads, within(kMostBytes)));
+  return {p.sequences.batch * p.k_heads, std::min(size, heads)};
 }
 
 int64_t tile_floats(const Problem& p, int64_t lanes, bool backward) {
@@ -68,14 +73,15 @@ PerThread<T> take_per_thread(Workspace& workspace, int threads, int64_t count) {
   return {workspace.take<T>(threads * padded), padded};
 }
 
-Scratch plan_scratch(const Problem& p, int64_t tasks, int64_t lanes, bool backward,
-                     const Context& context, Workspace& workspace) {
+Scratch plan_scratch(const Problem& p, int64_t tasks, bool backward, const Context& context,
+                     Workspace& workspace) {
   const int64_t most_tasks = std::max(tasks, p.sequences.count() * p.k_heads);
   const int64_t length = p.sequences.length;
   Scratch s;
   s.threads = static_cast<int>(std::clamp<int64_t>(most_tasks, 1, context.num_threads));
   if (p.pattern.has(HAX_PATTERN_FULL)) {
-    s.tiles = take_per_thread<float>(workspace, s.threads, tile_floats(p, lanes, backward));
+    s.tiles = take_per_thread<float>(workspace, s.threads,
+                                     tile_floats(p, lanes_of(context.cpu_level), backward));
   } else if (p.pattern.has(HAX_PATTERN_KEY_SELECTION)) {
     s.active = take_per_thread<int32_t>(workspace, s.threads, length);
   }
@@ -83,6 +89,11 @@ Scratch plan_scratch(const Problem& p, int64_t tasks, int64_t lanes, bool backwa
     s.seen = take_per_thread<uint32_t>(workspace, s.threads, divide_up(length, 32));
   }
   return s;
+}
+
+// Sequences of one row of the batch, which are separate tasks.
+int64_t streams_of(const Problem& p) {
+  return p.sequences.packed() ? std::max<int64_t>(p.sequences.count(), 1) : 1;
 }
 
 // Parts that a sequence's queries are cut into, so that few heads also keep several threads busy. Each
@@ -98,7 +109,8 @@ int64_t count_parts(const BackwardParams& p, int64_t bytes_per_part) {
 }
 
 // gather: whether rows that lie scattered are copied, too.
-BackwardPlan plan_backward(const BackwardParams& p, int64_t lanes, bool gather) {
+BackwardPlan plan_rows_of_backward(const BackwardParams& p, const Context& context, bool gather) {
+  const int64_t lanes = lanes_of(context.cpu_level);
   BackwardPlan plan;
   plan.parts = count_parts(p, p.sequences.length * (p.d_qk + p.d_v) * 4);
   const auto rows = [&](const Tensor& tensor, bool copy) {
@@ -108,8 +120,10 @@ BackwardPlan plan_backward(const BackwardParams& p, int64_t lanes, bool gather) 
   plan.v = rows(p.v, false);
   plan.dk = rows(p.dk, plan.parts > 1);
   plan.dv = rows(p.dv, plan.parts > 1);
-  plan.rounds = plan_rounds(p, slot_bytes(plan.k) + slot_bytes(plan.v) +
-                                   plan.parts * (slot_bytes(plan.dk) + slot_bytes(plan.dv)));
+  plan.rounds = plan_rounds(p,
+                            slot_bytes(plan.k) + slot_bytes(plan.v) +
+                                plan.parts * (slot_bytes(plan.dk) + slot_bytes(plan.dv)),
+                            divide_up(context.num_threads, plan.parts * streams_of(p)));
   return plan;
 }
 
@@ -124,46 +138,42 @@ ForwardPlan Forward::plan(const ForwardParams& p, const Context& context, Worksp
   plan.tile_tokens = std::max(kMinTokens, divide_up(p.sequences.length, kMaxTiles));
   plan.k = plan_rows(p.k, lanes, is_scattered(p.k));
   plan.v = plan_rows(p.v, lanes, is_scattered(p.v));
-  plan.rounds = plan_rounds(p, slot_bytes(plan.k) + slot_bytes(plan.v));
+  const int64_t tiles = std::max<int64_t>(divide_up(p.sequences.length, plan.tile_tokens), 1);
+  plan.rounds = plan_rounds(p, slot_bytes(plan.k) + slot_bytes(plan.v),
+                            divide_up(context.num_threads, tiles));
   take_slots(plan.k, plan.rounds.size, workspace);
   take_slots(plan.v, plan.rounds.size, workspace);
-  const int64_t tasks = plan.rounds.size * divide_up(p.sequences.length, plan.tile_tokens);
-  plan.scratch = plan_scratch(p, tasks, lanes, false, context, workspace);
+  plan.scratch = plan_scratch(p, plan.rounds.size * tiles, false, context, workspace);
   return plan;
 }
 
 void Forward::run(const ForwardParams& p, const ForwardPlan& plan, const Context& context, void*) {
   check_indices(name, p, plan.scratch);
-  with_cpu_level(context.cpu_level, [&](auto level) {
-    cpu_forward<level.value>(p, plan, context.num_threads);
-  });
+  with_cpu_level(context.cpu_level,
+                 [&](auto level) { cpu_forward<level.value>(p, plan, context.num_threads); });
 }
 
 BackwardPlan Backward::plan(const BackwardParams& p, const Context& context, Workspace& workspace) {
   require_cpu(p.device, name);
-  const int64_t lanes = lanes_of(context.cpu_level);
-  // Sequences of a head that run side by side.
-  const int64_t streams = p.sequences.packed() ? std::max<int64_t>(p.sequences.count(), 1) : 1;
-  BackwardPlan plan = plan_backward(p, lanes, true);
-  const int64_t heads_for_all_threads = divide_up(context.num_threads, plan.parts * streams);
-  if (plan.rounds.size < std::min(plan.rounds.heads, heads_for_all_threads)) {
-    plan = plan_backward(p, lanes, false);
+  BackwardPlan plan = plan_rows_of_backward(p, context, true);
+  const int64_t tasks_of_head = plan.parts * streams_of(p);
+  if (plan.rounds.size <
+      std::min(plan.rounds.heads, divide_up(context.num_threads, tasks_of_head))) {
+    plan = plan_rows_of_backward(p, context, false);
   }
   for (Rows* rows : {&plan.k, &plan.v}) take_slots(*rows, plan.rounds.size, workspace);
   for (Rows* rows : {&plan.dk, &plan.dv}) {
     take_slots(*rows, plan.parts * plan.rounds.size, workspace);
   }
-  const int64_t tasks = plan.parts * plan.rounds.size * streams;
-  plan.scratch = plan_scratch(p, tasks, lanes, true, context, workspace);
+  plan.scratch = plan_scratch(p, plan.rounds.size * tasks_of_head, true, context, workspace);
   return plan;
 }
 
 void Backward::run(const BackwardParams& p, const BackwardPlan& plan, const Context& context,
                    void*) {
   check_indices(name, p, plan.scratch);
-  with_cpu_level(context.cpu_level, [&](auto level) {
-    cpu_backward<level.value>(p, plan, context.num_threads);
-  });
+  with_cpu_level(context.cpu_level,
+                 [&](auto level) { cpu_backward<level.value>(p, plan, context.num_threads); });
 }
 
 }  // namespace hax::sparse_attention
