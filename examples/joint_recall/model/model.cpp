@@ -278,9 +278,10 @@ EvalResult Model::evaluate(const BatchView& batch, uint64_t draw) {
 }
 
 std::vector<LayerAttention> Model::attention(const BatchView& item, uint64_t draw) {
-  if (item.items() != 1 || item.tokens() > 16384) {
-    throw ModelError(fmt::format("item: expected one item of at most 16384 tokens, got {} of {}",
-                                 item.items(), item.tokens()));
+  constexpr int64_t kMostTokens = 4096;
+  if (item.items() != 1 || item.tokens() > kMostTokens) {
+    throw ModelError(fmt::format("item: expected one item of at most {} tokens, got {} of {}",
+                                 kMostTokens, item.items(), item.tokens()));
   }
   KeyedDraws draws(*impl_->backend, impl_->seed, RandomPurpose::kEvaluationHashProjection, draw, 0);
   Pass pass = impl_->begin(item, draws, false);

@@ -87,7 +87,7 @@ class Model {
   // draw: keys the hash projection where it is redrawn, e.g. the number of the batch.
   EvalResult evaluate(const BatchView& batch, uint64_t draw);
 
-  // Attention of every attending layer for one item (one sequence, no padding). Takes
+  // Attention of every attending layer for one item of at most 4096 tokens, without padding. Takes
   // O(length^2) memory, unlike everything else here.
   std::vector<LayerAttention> attention(const BatchView& item, uint64_t draw);
 
