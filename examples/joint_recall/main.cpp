@@ -17,7 +17,6 @@ int run(int argc, char** argv) {
   using namespace joint_recall;
   set_program_name(argv[0]);
   CLI::App app("Mamba, Mamba-2 and Samba with sparse attention on joint recall", "joint_recall");
-  app.require_subcommand(1);
   int exit_code = 0;
   add_train_command(app, exit_code);
   add_create_dataset_command(app, exit_code);
@@ -29,6 +28,13 @@ int run(int argc, char** argv) {
     return app.exit(help);
   } catch (const CLI::ParseError& error) {
     fmt::print(stderr, "joint_recall: {} (--help lists the options)\n", error.what());
+    return kUsage;
+  }
+  if (app.get_subcommands().empty()) {
+    fmt::print(
+        stderr,
+        "joint_recall: expected a subcommand: train, create-dataset, eval or dump (--help tells "
+        "about them)\n");
     return kUsage;
   }
   return exit_code;

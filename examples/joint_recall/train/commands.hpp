@@ -14,6 +14,9 @@ void add_dump_command(CLI::App& app, int& exit_code);
 
 inline constexpr int kStoppedExitCode = 128;  // plus the signal's number
 
+// A subcommand whose options may be given again: the last one counts.
+CLI::App* add_subcommand(CLI::App& app, const char* name, const char* help);
+
 // --split: train, valid or test.
 void add_split_option(CLI::App& command, SplitName& split);
 

@@ -78,7 +78,7 @@ int run(const Options& options) {
 }  // namespace
 
 void add_create_dataset_command(CLI::App& app, int& exit_code) {
-  CLI::App* command = app.add_subcommand("create-dataset", "Make a joint-recall data set");
+  CLI::App* command = add_subcommand(app, "create-dataset", "Make a joint-recall data set");
   const auto options = std::make_shared<Options>();
   command->add_option("--data_dir", options->data_dir, "Folder to make it in")
       ->capture_default_str();

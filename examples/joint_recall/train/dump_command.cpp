@@ -37,8 +37,7 @@ void run(const Options& options) {
   if (!options.checkpoint.empty()) {
     loaded.emplace(options.checkpoint, dataset, options.data_dir, "cpu", 0);
     predictions = item_predictions(*loaded->model, split, options.item);
-    title +=
-        fmt::format(", {} after step {}", run_name(loaded->info.settings), loaded->info.state.step);
+    title += fmt::format(" after step {}", loaded->info.state.step);
   }
   fmt::print("{}", item_text(item, dataset.vocabulary(), predictions));
   if (!options.svg.empty()) {
@@ -58,7 +57,7 @@ void run(const Options& options) {
 }  // namespace
 
 void add_dump_command(CLI::App& app, int& exit_code) {
-  CLI::App* command = app.add_subcommand("dump", "Show one item as text and as a picture");
+  CLI::App* command = add_subcommand(app, "dump", "Show one item as text and as a picture");
   const auto options = std::make_shared<Options>();
   command->add_option("--data_dir", options->data_dir, "Folder of the data set")->required();
   add_split_option(*command, options->split);

@@ -74,14 +74,15 @@ int run(const Options& options) {
 }  // namespace
 
 void add_eval_command(CLI::App& app, int& exit_code) {
-  CLI::App* command = app.add_subcommand("eval", "Accuracy of a checkpoint on a data set");
+  CLI::App* command = add_subcommand(app, "eval", "Accuracy of a checkpoint on a data set");
   const auto options = std::make_shared<Options>();
   command->add_option("--checkpoint", options->checkpoint, "Checkpoint file of a run")->required();
   command->add_option("--data_dir", options->data_dir, "Folder of the data set")->required();
   add_split_option(*command, options->split);
   command->add_option("--bsz", options->bsz, "Items in a batch")->capture_default_str();
-  command->add_flag("--packing,!--no-packing", options->packing,
-                    "Items end to end (default), or each padded to the longest");
+  command->add_flag_callback(
+      "--no-packing", [options] { options->packing = false; },
+      "Pad each item to the longest, instead of items end to end");
   command->add_option("--device", options->device, "cpu, cuda or cuda:N")->capture_default_str();
   command
       ->add_option("--num_threads", options->num_threads, "CPU threads; 0: as many as OpenMP gives")

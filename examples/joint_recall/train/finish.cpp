@@ -94,8 +94,7 @@ bool finish_run(const RunFolder& folder, const Dataset& dataset, Model& model,
       chosen->step, percent(chosen->valid_accuracy));
   say("metrics: {} and {}", (folder / kJsonlName).string(), (folder / kCsvName).string());
   draw_curves(folder, dataset, info);
-  draw_item(folder, dataset, model,
-            fmt::format("{}, step {}", run_name(info.settings), chosen->step));
+  draw_item(folder, dataset, model, fmt::format("test item 0 after step {}", chosen->step));
   say("to train on: {} train --resume {} --data_dir {} --step {}", program_name(),
       shell_quoted(folder.path.string()), shell_quoted(info.settings.data_dir),
       2 * info.state.step);

@@ -48,19 +48,17 @@ constexpr std::array<PatternLook, 6> kPatterns = {{
     {HAX_PATTERN_KEY_SELECTION, "key_selection", {245, 150, 60}},
 }};
 
-// Keys that two patterns choose get the darkened mean of the patterns' colours.
+constexpr Rgb kSeveral = {94, 53, 177};  // keys that more than one pattern chooses
+
 std::pair<std::string, Rgb> look_of(uint32_t bits) {
   std::string name;
-  Rgb sum{0, 0, 0};
-  double count = 0;
+  Rgb colour = kSeveral;
   for (const PatternLook& look : kPatterns) {
     if ((bits & look.bit) == 0) continue;
     name += (name.empty() ? "" : " and ") + std::string(look.name);
-    sum = {sum.r + look.colour.r, sum.g + look.colour.g, sum.b + look.colour.b};
-    ++count;
+    if (bits == look.bit) colour = look.colour;
   }
-  const double scale = (count > 1 ? 0.62 : 1.0) / count;
-  return {name, {sum.r * scale, sum.g * scale, sum.b * scale}};
+  return {name, colour};
 }
 
 constexpr int kLevels = 12;
@@ -71,7 +69,6 @@ int level_of(double weight) {
   if (weight < kLeastWeight) return 0;
   return std::clamp(static_cast<int>(std::ceil(std::sqrt(weight) * kLevels)), 1, kLevels);
 }
-double weight_of(int level) { return std::pow(static_cast<double>(level) / kLevels, 2); }
 
 // White to dark blue through green.
 std::string level_colour(int level) {
@@ -246,9 +243,9 @@ void draw_weights(Svg& svg, double x, double y, const LayerAttention& layer, Pan
     svg.box(x + 14 + (level - 1) * kStep, top, kStep + 0.5, 11, level_colour(level));
   }
   const double end = x + 14 + kLevels * kStep;
-  svg.text(end + 5, top + 10, fmt::format("{:g}", weight_of(kLevels)), {.size = 11});
-  svg.outline(end + 46, top, 10, 10, {.colour = kAnswer, .width = 1.0});
-  svg.text(end + 61, top + 10, "the value an asked key wants", {.size = 11});
+  svg.text(end + 5, top + 10, "1 (shaded by the square root)", {.size = 11});
+  svg.outline(end + 196, top, 10, 10, {.colour = kAnswer, .width = 1.0});
+  svg.text(end + 211, top + 10, "value asked for", {.size = 11});
 }
 
 }  // namespace

@@ -12,9 +12,10 @@ std::vector<double> round_ticks(double low, double high, int count) {
   if (!(high > low) || count < 1) return {low};
   const double rough = (high - low) / count;
   const double power = std::pow(10.0, std::floor(std::log10(rough)));
-  double step = 10.0 * power;
-  for (const double factor : {5.0, 2.0, 1.0}) {
-    if (factor * power >= rough * (1.0 - 1e-9)) step = factor * power;
+  double step = power;
+  for (const double factor : {2.0, 5.0, 10.0}) {
+    // The nearest by ratio is taken.
+    if (factor * power * step < rough * rough) step = factor * power;
   }
   std::vector<double> ticks;
   for (auto i = static_cast<long>(std::ceil(low / step - 1e-9));

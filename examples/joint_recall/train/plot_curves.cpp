@@ -128,8 +128,8 @@ std::string curves_svg(const std::vector<MetricsRecord>& records, const CurvesIn
   draw_frame(svg, x, accuracy_axis, "accuracy in %", true);
   const double chance = accuracy_axis.at(100.0 * info.chance);
   svg.line(x.first, chance, x.last, chance, {.colour = kFaint, .dashes = "5 4"});
-  svg.text(x.last - 6, chance - 5, fmt::format("chance {:.1f} %", 100.0 * info.chance),
-           {.size = 11, .anchor = "end", .fill = kFaint});
+  svg.text(x.first + 6, chance - 5, fmt::format("chance {:.1f} %", 100.0 * info.chance),
+           {.size = 11, .fill = kFaint});
   draw_series(svg, x, accuracy_axis, series_of(records, false, accuracy), kTrainColour, false);
   draw_series(svg, x, accuracy_axis, series_of(records, true, accuracy), kValidColour, true);
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <climits>
+#include <tuple>
 
 #include "hax/hax.h"
 #include "train/device.hpp"
@@ -74,11 +75,12 @@ void check_settings(const TrainSettings& settings) {
   check_at_least("grad_acc", settings.grad_acc, 1);
   check_at_least("log_step", settings.log_step, 1);
   check_at_least("num_threads", settings.num_threads, 0);
-  for (const auto& [name, value] :
-       {std::pair{"grad_acc", settings.grad_acc}, std::pair{"num_threads", settings.num_threads},
-        std::pair{"bsz", settings.bsz}}) {
-    if (value > INT_MAX) {
-      throw TrainError(fmt::format("--{}: expected at most {}, got {}", name, INT_MAX, value));
+  for (const auto& [name, value, most] :
+       {std::tuple{"grad_acc", settings.grad_acc, int64_t{65536}},
+        std::tuple{"num_threads", settings.num_threads, int64_t{INT_MAX}},
+        std::tuple{"bsz", settings.bsz, int64_t{INT_MAX}}}) {
+    if (value > most) {
+      throw TrainError(fmt::format("--{}: expected at most {}, got {}", name, most, value));
     }
   }
   // Written so that NaN fails.

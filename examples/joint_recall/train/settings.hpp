@@ -101,7 +101,7 @@ void visit_official_fields(Visit&& visit) {
 template <class Visit>
 void visit_own_fields(Visit&& visit) {
   visit(
-      "packing", "Items end to end (default), or each padded to the longest", Keep::kFixed,
+      "packing", "Items end to end (default); --no-packing pads each to the longest", Keep::kFixed,
       [](auto& s) -> auto& { return s.packing; });
   visit(
       "double_width", "Twice the hidden size (default: only without sparse attention)",
@@ -122,8 +122,8 @@ void visit_own_fields(Visit&& visit) {
       "log_step", "Steps a line of metrics averages over", Keep::kFixed,
       [](auto& s) -> auto& { return s.log_step; });
   visit(
-      "num_threads", "CPU threads; 0: as many as OpenMP gives", Keep::kLocal,
-      [](auto& s) -> auto& { return s.num_threads; });
+      "num_threads", "CPU threads; 0: as many as OpenMP gives. Equal bits need equal numbers",
+      Keep::kStored, [](auto& s) -> auto& { return s.num_threads; });
 }
 
 template <class Visit>

@@ -5,6 +5,12 @@
 
 namespace joint_recall {
 
+CLI::App* add_subcommand(CLI::App& app, const char* name, const char* help) {
+  CLI::App* command = app.add_subcommand(name, help);
+  command->option_defaults()->take_last();
+  return command;
+}
+
 void add_split_option(CLI::App& command, SplitName& split) {
   const auto set = [&split](const std::string& text) {
     for (const SplitName name : kSplitNames) {

@@ -29,11 +29,17 @@ template <class T>
 void add_field(CLI::App& command, const std::string& group, TrainFlags& flags, const char* name,
                const char* help, T& value) {
   if constexpr (std::is_same_v<T, bool>) {
-    const auto set = [&flags, &value, name](int64_t count) {
-      value = count > 0;
-      flags.given.insert(name);
+    const auto setter = [&flags, &value, name](bool chosen) {
+      return [&flags, &value, name, chosen] {
+        value = chosen;
+        flags.given.insert(name);
+      };
     };
-    command.add_flag_function(fmt::format("--{0},!--no-{0}", name), set, help)->group(group);
+    CLI::Option* on = command.add_flag_callback(fmt::format("--{}", name), setter(true), help);
+    command.add_flag_callback(fmt::format("--no-{}", name), setter(false))
+        ->group(group)
+        ->excludes(on);
+    on->group(group);
   } else {
     const auto set = [&flags, &value, name](const std::string& text) {
       parse_field(name, text, value);
@@ -87,7 +93,9 @@ Dataset open_training_data(const TrainSettings& settings, bool make_quick_data) 
       .dataset;
 }
 
+// Before a folder is made for the run.
 void check_fits(const Dataset& dataset, const TrainSettings& settings) {
+  BatchIterator(dataset.train, settings.bsz, Repeat::kForever);
   const int tokens = dataset.vocabulary().size();
   if (tokens > settings.model.vocab_size) {
     throw TrainError(fmt::format(
@@ -138,7 +146,7 @@ int start(const TrainFlags& flags) {
 void repair_best(const RunFolder& folder, const Model& model, const CheckpointInfo& info) {
   const RunState& state = info.state;
   if (state.best_step == state.step && state.step > 0) {
-    save_checkpoint(folder / kBestName, model, info);
+    save_best(folder, model, info);
   } else if (state.best_step > 0) {
     const int64_t step = Checkpoint(folder / kBestName).info().state.step;
     if (step != state.best_step) {
@@ -175,7 +183,7 @@ int resume(const TrainFlags& flags) {
 }  // namespace
 
 void add_train_command(CLI::App& app, int& exit_code) {
-  CLI::App* command = app.add_subcommand("train", "Train a model");
+  CLI::App* command = add_subcommand(app, "train", "Train a model");
   const auto flags = std::make_shared<TrainFlags>();
   command->footer(kAbout);
   std::string group = "The official trainer's options";
@@ -184,11 +192,15 @@ void add_train_command(CLI::App& app, int& exit_code) {
   };
   visit_official_fields(add);
   group = "Own options";
+  CLI::Option* quick = command->add_flag_callback(
+      "--quick", [flags] { flags->quick = true; },
+      "The quick setting (default where there is no GPU)");
+  quick->group(group);
   command
-      ->add_flag_function(
-          "--quick,!--no-quick", [flags](int64_t count) { flags->quick = count > 0; },
-          "The quick setting, or the paper's (default: quick where there is no GPU)")
-      ->group(group);
+      ->add_flag_callback(
+          "--no-quick", [flags] { flags->quick = false; }, "The paper's setting")
+      ->group(group)
+      ->excludes(quick);
   command->add_option("--resume", flags->resume, "Folder of a run: go on after its last checkpoint")
       ->group(group);
   visit_own_fields(add);

@@ -137,6 +137,11 @@ bool Trainer::validate() {
       });
   bar.clear();
   if (!result) return false;
+  if (!std::isfinite(result->loss)) {
+    throw TrainError(
+        fmt::format("the validation loss became {} after step {}; {} still holds step {}",
+                    result->loss, state_.step, (folder_ / kLastName).string(), saved_step_));
+  }
 
   metrics_.add({.step = state_.step,
                 .validation = true,
@@ -152,13 +157,18 @@ bool Trainer::validate() {
   }
   // In this order: if only the first is written, resuming finds that the best is the last.
   save();
-  if (best) save_checkpoint(folder_ / kBestName, model_, info_);
+  if (best) save_best(folder_, model_, info_);
 
   shown_ = Clock::now();
   say("step {}/{}  validation: loss {:.4f}  accuracy {}{}  took {:.1f} s{}", state_.step,
       settings_.step, result->loss, percent(result->accuracy), speed(), seconds_since(start),
       best ? "  best so far" : "");
   return true;
+}
+
+void save_best(const RunFolder& folder, const Model& model, CheckpointInfo info) {
+  info.settings.step = info.state.step;
+  save_checkpoint(folder / kBestName, model, info);
 }
 
 void Trainer::save() {

@@ -18,6 +18,9 @@ namespace joint_recall {
 // Learning rate of update `step`, counted from 1: it rises from 0 by lr / warmup_step an update.
 double learning_rate(const TrainSettings& settings, int64_t step);
 
+// The file is that of a run that ends here: it doesn't depend on how long this one goes on.
+void save_best(const RunFolder& folder, const Model& model, CheckpointInfo info);
+
 class Trainer {
  public:
   // The model holds the weights and moments that belong to info.state.
