@@ -114,6 +114,20 @@ TEST(ModelTraining, AccumulatedGradientIsTheMeanOverMicroSteps) {
       hax_test::expect_close("gradient", to_array({count}, got), to_array({count}, want), 1e-5));
 }
 
+TEST(ModelTraining, EveryMicroStepCarriesItsShareOfBothLosses) {
+  const auto model = make_model(tiny_config(BaseArch::kMamba2, "key_selection"));
+  const PackedBatch batch = pack(make_items(3, 8));
+  model->forward_backward(view_of(batch), {.step = 1, .gate_loss_weight = 2.0});
+  const std::vector<float> whole = all_values(*model, ParameterPart::kGradient);
+  model->forward_backward(view_of(batch),
+                          {.step = 1, .index = 0, .count = 4, .gate_loss_weight = 2.0});
+  const std::vector<float> quarter = all_values(*model, ParameterPart::kGradient);
+  const auto count = static_cast<int64_t>(whole.size());
+  Array want = to_array({count}, whole);
+  for (double& value : want.data) value /= 4.0;
+  EXPECT_TRUE(hax_test::expect_close("gradient", to_array({count}, quarter), want, 1e-6));
+}
+
 // Padding may be seen by nothing here: not by window or dilated patterns, nor by hashing and scoring
 // whose statistics are causal.
 TEST(ModelTraining, PackedEqualsPadded) {
