@@ -53,4 +53,11 @@ inline std::vector<int64_t> cut_up(int64_t length) {
   return {0, 0, length / 3, length / 3 + 1, length / 3 + 1, length, length};
 }
 
+// More sequences than 16 bits count, of 0 to 3 tokens.
+inline std::vector<int64_t> many_sequences() {
+  std::vector<int64_t> cu_seqlens = {0};
+  for (int64_t s = 0; s < 70000; ++s) cu_seqlens.push_back(cu_seqlens.back() + s % 4);
+  return cu_seqlens;
+}
+
 }  // namespace hax_test

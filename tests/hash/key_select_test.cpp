@@ -135,6 +135,15 @@ TEST(KeySelect, Packed) {
   }
 }
 
+TEST(KeySelect, ManySequencesAndManyHeads) {
+  const TestContext context(2);
+  const std::vector<int64_t> cu_seqlens = many_sequences();
+  const SelectCase packed{.length = cu_seqlens.back(), .budget = 2, .cu_seqlens = cu_seqlens};
+  expect_selection_matches(packed, scores(kFamilies[0], packed), context);
+  const SelectCase heads{.heads = 70000, .length = 3, .budget = 2};
+  expect_selection_matches(heads, scores(kFamilies[0], heads), context);
+}
+
 TEST(KeySelect, RejectsABudgetBelowOne) {
   const TestContext context;
   const Argument score = Argument::input(Array({1, 1, 3}));

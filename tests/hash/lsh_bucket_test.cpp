@@ -204,6 +204,18 @@ TEST(LshBucket, Packed) {
   expect_buckets_match({.batch = 1, .length = 0, .cu_seqlens = {0, 0}}, context);
 }
 
+TEST(LshBucket, ManySequences) {
+  const std::vector<int64_t> cu_seqlens = many_sequences();
+  expect_buckets_match({.batch = 1,
+                        .length = cu_seqlens.back(),
+                        .query_heads = 1,
+                        .key_heads = 1,
+                        .num_bits = 1,
+                        .budget = 2,
+                        .cu_seqlens = cu_seqlens},
+                       TestContext(2));
+}
+
 TEST(LshBucket, RejectsCodesOutsideTheirRange) {
   const TestContext context;
   const BucketCase c{.batch = 1, .length = 4, .query_heads = 1, .key_heads = 1, .num_bits = 3};

@@ -154,6 +154,17 @@ TEST(LshHash, PackedEqualsSeparateSequences) {
   expect_codes_match({.batch = 1, .length = 0, .cu_seqlens = {0, 0, 0}}, context);
 }
 
+TEST(LshHash, ManySequences) {
+  const std::vector<int64_t> cu_seqlens = many_sequences();
+  expect_codes_match({.batch = 1,
+                      .length = cu_seqlens.back(),
+                      .heads = 1,
+                      .features = 3,
+                      .bits = 4,
+                      .cu_seqlens = cu_seqlens},
+                     TestContext(2));
+}
+
 TEST(LshHash, SameBitsForEveryThreadCount) {
   const HashCase c{.batch = 1, .length = 5000, .heads = 1, .features = 16, .bits = 40};
   const TestContext one(1);

@@ -232,6 +232,17 @@ TEST(RankingLoss, Packed) {
   expect_close_to_oracle({.batch = 1, .length = 0, .cu_seqlens = {0, 0}}, context);
 }
 
+TEST(RankingLoss, ManySequences) {
+  const std::vector<int64_t> cu_seqlens = many_sequences();
+  expect_close_to_oracle({.batch = 1,
+                          .length = cu_seqlens.back(),
+                          .heads = 1,
+                          .features = 2,
+                          .picks = 2,
+                          .cu_seqlens = cu_seqlens},
+                         TestContext(2));
+}
+
 TEST(RankingLoss, SameBitsForEveryThreadCount) {
   const RankingCase c{.batch = 1, .length = 3000, .heads = 2, .picks = 150};
   const TestContext one(1);
