@@ -78,13 +78,13 @@ std::vector<SelectiveScanCase> checkpoint_cases() {
       {.length = 100, .checkpoint_every = 1},
       {.length = 100, .checkpoint_every = 32},
       {.length = 100, .checkpoint_every = 45},
-      {.batch = 1, .length = 1300, .channels = 3, .states = 2, .checkpoint_every = 64},
-      {.batch = 1, .length = 1300, .channels = 3, .states = 2, .checkpoint_every = 600},
+      {.batch = 1, .length = 4300, .channels = 3, .states = 2, .checkpoint_every = 64},
+      {.batch = 1, .length = 4300, .channels = 3, .states = 2, .checkpoint_every = 2100},
       {.batch = 1,
-       .length = 1300,
+       .length = 4300,
        .channels = 3,
        .states = 2,
-       .cu_seqlens = {0, 300, 300, 1100, 1300},
+       .cu_seqlens = {0, 300, 300, 4000, 4300},
        .checkpoint_every = 30},
   };
 }

@@ -8,7 +8,7 @@ namespace {
 // Shapes where tiles, segments, blocks of channels and runs of states begin, end and are missed by one.
 std::vector<SelectiveScanCase> hostile_cases() {
   std::vector<SelectiveScanCase> cases;
-  for (const int64_t length : {0, 1, 2, 31, 32, 33, 64, 511, 512, 513, 1100}) {
+  for (const int64_t length : {0, 1, 2, 31, 32, 33, 64, 2047, 2048, 2049, 4200}) {
     cases.push_back({.batch = 1, .length = length, .channels = 3, .states = 2});
   }
   for (const int64_t channels : {0, 1, 4, 7, 8, 15, 16, 17, 63, 64, 65, 130}) {
@@ -25,18 +25,18 @@ std::vector<SelectiveScanCase> hostile_cases() {
   cases.push_back({.length = 3, .channels = 0, .groups = 2});
   for (const bool initial_state : {false, true}) {
     cases.push_back({.batch = 1,
-                     .length = 1200,
+                     .length = 4600,
                      .channels = 3,
                      .states = 2,
                      .initial_state = initial_state,
-                     .cu_seqlens = {0, 0, 1, 3, 64, 64, 520, 1100, 1100, 1200, 1200},
+                     .cu_seqlens = {0, 0, 1, 3, 64, 64, 2060, 4300, 4300, 4600, 4600},
                      .checkpoint_every = 7});
     cases.push_back({.batch = 1,
-                     .length = 1100,
+                     .length = 4200,
                      .channels = 3,
                      .states = 2,
                      .initial_state = initial_state,
-                     .cu_seqlens = {0, 512, 1024, 1100},
+                     .cu_seqlens = {0, 2048, 4096, 4200},
                      .checkpoint_every = 100,
                      .options = {.index_type = kInt64}});
   }
@@ -70,6 +70,25 @@ TEST(SelectiveScan, EveryTypeAndLayoutOnEveryCpuLevel) {
         SCOPED_TRACE(level + " " + describe(c));
         expect_matches_oracle(c, context);
       }
+    }
+  }
+}
+
+// What CUDA has kernels of their own for: few and many states, few and many channels side by side.
+TEST(SelectiveScan, EveryNumberOfStatesInEveryType) {
+  const TestContext context;
+  for (const hax_data_type type : {kFp32, kFp16, kBf16}) {
+    for (const int64_t states : {5, 16, 20, 64, 100, 128, 256}) {
+      const SelectiveScanCase c{
+          .length = 50, .channels = 72, .states = states, .options = {.type = type}};
+      SCOPED_TRACE(describe(c));
+      expect_matches_oracle(c, context);
+    }
+    for (const int64_t batch : {100, 450}) {
+      const SelectiveScanCase c{
+          .batch = batch, .length = 35, .channels = 72, .states = 16, .options = {.type = type}};
+      SCOPED_TRACE(describe(c));
+      expect_matches_oracle(c, context);
     }
   }
 }
@@ -136,7 +155,7 @@ TEST(SelectiveScan, OptionalOutputsMayBeLeftOut) {
 }
 
 TEST(SelectiveScan, SameBitsForEveryThreadCount) {
-  const SelectiveScanCase c{.batch = 3, .length = 1100, .channels = 70, .states = 3, .groups = 2};
+  const SelectiveScanCase c{.batch = 3, .length = 2100, .channels = 70, .states = 3, .groups = 2};
   const SelectiveScanArgs a = c.values();
   const TestContext one(1);
   const NamedArguments y = run_selective_scan(a, {}, one);

@@ -10,8 +10,8 @@ namespace {
 // Shapes where tiles, segments, blocks of heads and vectors begin, end and are missed by one.
 std::vector<SsdCase> hostile_cases() {
   std::vector<SsdCase> cases;
-  for (const int64_t length : {0, 1, 2, 3, 4, 5, 31, 32, 33, 64, 511, 512, 513, 1100}) {
-    cases.push_back({.batch = 1, .length = length, .heads = 1, .width = 3, .states = 2});
+  for (const int64_t length : {0, 1, 2, 3, 4, 5, 31, 32, 33, 64, 2047, 2048, 2049, 4200}) {
+    cases.push_back({.batch = 1, .length = length, .heads = 4, .width = 3, .states = 2});
   }
   for (const int64_t heads : {0, 1, 2, 3, 4, 5, 9, 70}) {
     cases.push_back({.length = 34, .heads = heads, .skip_rank = 2});
@@ -31,20 +31,20 @@ std::vector<SsdCase> hostile_cases() {
   cases.push_back({.length = 3, .heads = 0, .groups = 2});
   for (const bool initial_state : {false, true}) {
     cases.push_back({.batch = 1,
-                     .length = 1200,
+                     .length = 4600,
                      .heads = 2,
                      .width = 3,
                      .states = 2,
                      .initial_state = initial_state,
-                     .cu_seqlens = {0, 0, 1, 3, 64, 64, 520, 1100, 1100, 1200, 1200},
+                     .cu_seqlens = {0, 0, 1, 3, 64, 64, 2060, 4300, 4300, 4600, 4600},
                      .checkpoint_every = 7});
     cases.push_back({.batch = 1,
-                     .length = 1100,
+                     .length = 4200,
                      .heads = 2,
                      .width = 3,
                      .states = 2,
                      .initial_state = initial_state,
-                     .cu_seqlens = {0, 512, 1024, 1100},
+                     .cu_seqlens = {0, 2048, 4096, 4200},
                      .checkpoint_every = 100,
                      .options = {.index_type = kInt64}});
   }
@@ -163,7 +163,7 @@ TEST(Ssd, OptionalOutputsMayBeLeftOut) {
 }
 
 TEST(Ssd, SameBitsForEveryThreadCount) {
-  const SsdCase c{.batch = 3, .length = 1100, .heads = 10, .width = 6, .states = 3, .groups = 2};
+  const SsdCase c{.batch = 3, .length = 2100, .heads = 10, .width = 6, .states = 3, .groups = 2};
   const SsdArgs a = c.values();
   const TestContext one(1);
   const NamedArguments y = run_ssd(a, {}, one);
