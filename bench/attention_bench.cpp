@@ -1,5 +1,5 @@
 // sparse_attention on CPU tensors. Counters: tokens (of all sequences) a second, pairs of query and key a
-// second, and the workspace of the call in MiB. The Linear cases measure what the HAX pattern costs as one
+// second, and the workspace of the call in MiB. The linear cases measure what the HAX pattern costs as one
 // sequence grows: time per token of the longest over that of the shortest is the figure to watch.
 #include <benchmark/benchmark.h>
 
@@ -212,29 +212,32 @@ void measure(benchmark::State& state, Pass pass, Shape shape, uint32_t bits, int
 constexpr uint32_t kHax = HAX_PATTERN_LSH | HAX_PATTERN_KEY_SELECTION;
 constexpr Shape kStep = {64, 74, 1, 32, 128};  // one layer of a small joint-recall model
 
-#define HAX_ATTENTION_BENCH(name, ...) \
-  BENCHMARK_CAPTURE(measure, name, __VA_ARGS__)->UseRealTime()->Unit(benchmark::kMillisecond)
+constexpr Shape kLong = {1, 131072, 8, 64, 128};
+constexpr Shape kEighth = {1, 16384, 8, 64, 128};
 
-HAX_ATTENTION_BENCH(Step / hax / forward, kForward, kStep, kHax, 32, HAX_FP32);
-HAX_ATTENTION_BENCH(Step / hax / backward, kBackward, kStep, kHax, 32, HAX_FP32);
-HAX_ATTENTION_BENCH(Step / hax / both, kBoth, kStep, kHax, 32, HAX_FP32);
-HAX_ATTENTION_BENCH(Step / hax_bf16 / both, kBoth, kStep, kHax, 32, HAX_BF16);
-HAX_ATTENTION_BENCH(Step / full / both, kBoth, kStep, HAX_PATTERN_FULL, 64, HAX_FP32);
-HAX_ATTENTION_BENCH(Step / window_dilated / both, kBoth, kStep,
-                    HAX_PATTERN_SLIDING_WINDOW | HAX_PATTERN_DILATED, 32, HAX_FP32);
-HAX_ATTENTION_BENCH(Samba / window / both, kBoth, (Shape{64, 74, 4, 8, 8}),
-                    HAX_PATTERN_SLIDING_WINDOW, 64, HAX_FP32);
-HAX_ATTENTION_BENCH(Full / L2048 / both, kBoth, (Shape{1, 2048, 4, 64, 128}), HAX_PATTERN_FULL, 64,
-                    HAX_FP32);
-HAX_ATTENTION_BENCH(Linear / L16384 / forward, kForward, (Shape{1, 16384, 8, 64, 128}), kHax, 32,
-                    HAX_FP32);
-HAX_ATTENTION_BENCH(Linear / L131072 / forward, kForward, (Shape{1, 131072, 8, 64, 128}), kHax, 32,
-                    HAX_FP32);
-HAX_ATTENTION_BENCH(Linear / L16384 / both, kBoth, (Shape{1, 16384, 8, 64, 128}), kHax, 32,
-                    HAX_FP32);
-HAX_ATTENTION_BENCH(Linear / L131072 / both, kBoth, (Shape{1, 131072, 8, 64, 128}), kHax, 32,
-                    HAX_FP32);
-HAX_ATTENTION_BENCH(Linear_bf16 / L131072 / both, kBoth, (Shape{1, 131072, 8, 64, 128}), kHax, 32,
-                    HAX_BF16);
+void add(const char* name, Pass pass, const Shape& shape, uint32_t bits, int budget,
+         hax_data_type type = HAX_FP32) {
+  benchmark::RegisterBenchmark(name, measure, pass, shape, bits, budget, type)
+      ->UseRealTime()
+      ->Unit(benchmark::kMillisecond);
+}
+
+const bool registered = [] {
+  add("attention/step/hax/forward", kForward, kStep, kHax, 32);
+  add("attention/step/hax/backward", kBackward, kStep, kHax, 32);
+  add("attention/step/hax/both", kBoth, kStep, kHax, 32);
+  add("attention/step/hax_bf16/both", kBoth, kStep, kHax, 32, HAX_BF16);
+  add("attention/step/full/both", kBoth, kStep, HAX_PATTERN_FULL, 64);
+  add("attention/step/window_dilated/both", kBoth, kStep,
+      HAX_PATTERN_SLIDING_WINDOW | HAX_PATTERN_DILATED, 32);
+  add("attention/samba/window/both", kBoth, {64, 74, 4, 8, 8}, HAX_PATTERN_SLIDING_WINDOW, 64);
+  add("attention/full/L2048/both", kBoth, {1, 2048, 4, 64, 128}, HAX_PATTERN_FULL, 64);
+  add("attention/linear/L16384/forward", kForward, kEighth, kHax, 32);
+  add("attention/linear/L131072/forward", kForward, kLong, kHax, 32);
+  add("attention/linear/L16384/both", kBoth, kEighth, kHax, 32);
+  add("attention/linear/L131072/both", kBoth, kLong, kHax, 32);
+  add("attention/linear_bf16/L131072/both", kBoth, kLong, kHax, 32, HAX_BF16);
+  return true;
+}();
 
 }  // namespace

@@ -1,3 +1,5 @@
+#include <array>
+
 #include "attention/sparse_attention_case.hpp"
 #include "support/safetensors.hpp"
 
@@ -95,6 +97,15 @@ TEST(SparseAttention, HostileWidthsAndHeads) {
       expect_matches({.length = 67, .q_heads = q_heads, .k_heads = k_heads, .patterns = patterns},
                      context);
     }
+  }
+}
+
+TEST(SparseAttention, NoHeads) {
+  const TestContext context;
+  for (const uint32_t patterns :
+       {uint32_t{HAX_PATTERN_FULL}, uint32_t{HAX_PATTERN_SLIDING_WINDOW}}) {
+    expect_matches({.q_heads = 0, .k_heads = 0, .patterns = patterns}, context);
+    expect_matches({.q_heads = 0, .k_heads = 2, .patterns = patterns}, context);
   }
 }
 
@@ -223,6 +234,46 @@ TEST(SparseAttention, OptionalOutputsMayBeLeftOut) {
         if (wanted & 4) {
           EXPECT_EQ(some.dv.array().data, all.dv.array().data);
         }
+      }
+    }
+  }
+}
+
+// 131,072 tokens of 8 heads, or as many queries on one key head, need at most 1 GiB however many threads
+// there are. Only shapes count, so nothing is allocated.
+TEST(SparseAttention, WorkspaceStaysBelowOneGibibyte) {
+  for (const int threads : {1, 2, 8, 64}) {
+    const TestContext context(threads);
+    for (const hax_data_type type : {kFp32, kBf16}) {
+      for (const int64_t k_heads : {1, 8}) {
+        const auto tensor = [&](std::array<int64_t, 4>& shape, int axes, hax_data_type dtype) {
+          hax_tensor t = {};
+          t.device = {HAX_DEVICE_CPU, 0};
+          t.ndim = axes;
+          t.dtype = dtype;
+          t.shape = shape.data();
+          return t;
+        };
+        constexpr int64_t kLength = 131072;
+        std::array<int64_t, 4> q_shape = {1, kLength, 8, 64}, k_shape = {1, kLength, k_heads, 64};
+        std::array<int64_t, 4> v_shape = {1, kLength, k_heads, 128}, o_shape = {1, kLength, 8, 128};
+        std::array<int64_t, 4> lse_shape = {1, 8, kLength}, index_shape = {1, k_heads, kLength};
+        const hax_tensor q = tensor(q_shape, 4, type), k = tensor(k_shape, 4, type);
+        const hax_tensor v = tensor(v_shape, 4, type), o = tensor(o_shape, 4, type);
+        const hax_tensor lse = tensor(lse_shape, 3, kFp32), range = tensor(lse_shape, 3, kInt32);
+        const hax_tensor index = tensor(index_shape, 3, kInt32);
+        const hax_sparse_pattern pattern = {sizeof(pattern), kHaxPatterns, 0,      0,     0,
+                                            &index,          &range,       &range, &index};
+        const hax_sparse_attention_forward_args forward = {
+            sizeof(forward), &q, &k, &v, nullptr, &o, &lse, &pattern, 1.0f};
+        const hax_sparse_attention_backward_args backward = {
+            sizeof(backward), &q, &k, &v, nullptr,  &o,   &lse, &o,
+            nullptr,          &q, &k, &v, &pattern, 1.0f, 1};
+        size_t bytes = 0;
+        ASSERT_EQ(hax_sparse_attention_forward_workspace(context, &forward, &bytes), HAX_SUCCESS);
+        EXPECT_LE(bytes, size_t{1} << 30);
+        ASSERT_EQ(hax_sparse_attention_backward_workspace(context, &backward, &bytes), HAX_SUCCESS);
+        EXPECT_LE(bytes, size_t{1} << 30);
       }
     }
   }
