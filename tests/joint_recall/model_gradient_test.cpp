@@ -1,5 +1,5 @@
-// Gradients of whole models: against the fp64 oracle, and where
-// the choice of keys can't jump, against differences of the model's own loss.
+// Gradients of whole models: against the fp64 oracle, and, where the choice of keys can't jump, against
+// differences of the model's own loss.
 #include <gtest/gtest.h>
 
 #include "model_oracle.hpp"
@@ -33,7 +33,6 @@ void roughen(Model& model) {
 class WholeModel : public testing::TestWithParam<BaseAndPattern> {};
 
 TEST_P(WholeModel, EqualsTheOracle) {
-  if (GetParam().base == BaseArch::kSamba) GTEST_SKIP() << "checked by differences below";
   const auto model = make_model(tiny_config(GetParam().base, GetParam().sparse), kSeed);
   roughen(*model);
   const PaddedBatch batch = pad(mixed_items(), 29);
@@ -55,7 +54,14 @@ TEST_P(WholeModel, EqualsTheOracle) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, WholeModel, testing::ValuesIn(all_models()),
+// The layer oracle knows no Samba, which is checked by differences below.
+std::vector<BaseAndPattern> models_with_oracle() {
+  std::vector<BaseAndPattern> models = all_models();
+  std::erase_if(models, [](const auto& model) { return model.base == BaseArch::kSamba; });
+  return models;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, WholeModel, testing::ValuesIn(models_with_oracle()),
                          [](const auto& param_info) { return name_of(param_info.param); });
 
 // A loss that also looks at padded tokens, which no model's does: there too the mixer has to be what
