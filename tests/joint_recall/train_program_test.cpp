@@ -156,6 +156,20 @@ TEST_F(ProgramTest, ALostBestIsFoundInTheLast) {
   expect_equal_runs(run_folder("whole"), folder);
 }
 
+TEST_F(ProgramTest, ATargetEndsTheRunAndCanBeGivenUp) {
+  ASSERT_EQ(run(train_args("whole")).code, 0);
+  const Result early =
+      run(train_args("parts") + std::vector<std::string>{"--target_accuracy", "0.0001"});
+  ASSERT_EQ(early.code, 0) << early.err;
+  const std::filesystem::path folder = run_folder("parts");
+  EXPECT_EQ(nlohmann::json::parse(read_file(folder / "summary.json"))["steps"], 6);
+  EXPECT_TRUE(contains(early.out, "--step 12 --target_accuracy 0"));
+  ASSERT_EQ(run({"train", "--resume", folder, "--target_accuracy", "0.98"}).code, 0);
+  for (const char* name : {"last.safetensors", "metrics.jsonl", "metrics.csv", "summary.json"}) {
+    EXPECT_TRUE(read_file(run_folder("whole") / name) == read_file(folder / name)) << name;
+  }
+}
+
 TEST_F(ProgramTest, ACheckpointCanBeTestedAndShown) {
   ASSERT_EQ(run(train_args("runs")).code, 0);
   const std::filesystem::path folder = run_folder("runs");
@@ -193,6 +207,17 @@ TEST_F(ProgramTest, EvalShowsSizesApart) {
   EXPECT_TRUE(contains(result.out, "contexts \\ keys"));
   EXPECT_TRUE(std::regex_search(result.out, std::regex("\n +2 +[0-9.]+\n +3 +[0-9.]+\n")))
       << result.out;
+}
+
+// Chance is 25 %; seeds 1 and 2 reach 93.6 and 96.8 %.
+TEST_F(ProgramTest, LearnsSmallTables) {
+  create_dataset(folder_ / "tables", fixed_size_args(2, 2, 4, 3000, 200));
+  const Result result =
+      run({"train", "--data_dir", "tables", "--save_dir", "runs", "--bsz", "32", "--step", "250",
+           "--valid_step", "50", "--warmup_step", "40", "--lr", "0.006"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const auto summary = nlohmann::json::parse(read_file(run_folder("runs") / "summary.json"));
+  EXPECT_GE(summary["test_accuracy"].get<double>(), 0.85) << result.out;
 }
 
 TEST_F(ProgramTest, MakesDataSets) {

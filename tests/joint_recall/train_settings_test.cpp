@@ -130,6 +130,7 @@ TEST(TrainSettings, WrongValuesAreNamed) {
       {"bsz", "0", "--bsz: expected 1 or more, got 0"},
       {"bsz", "", "--bsz: expected a whole number, got ''"},
       {"grad_acc", "65537", "--grad_acc: expected at most 65536, got 65537"},
+      {"target_accuracy", "98", "--target_accuracy: expected a number from 0 to 1, got 98"},
       {"log_step", "0", "--log_step"},
       {"num_threads", "-2", "--num_threads"},
       {"seed", "-1", "--seed: expected a whole number from 0"},

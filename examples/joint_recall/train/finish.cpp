@@ -95,9 +95,10 @@ bool finish_run(const RunFolder& folder, const Dataset& dataset, Model& model,
   say("metrics: {} and {}", (folder / kJsonlName).string(), (folder / kCsvName).string());
   draw_curves(folder, dataset, info);
   draw_item(folder, dataset, model, fmt::format("test item 0 after step {}", chosen->step));
-  say("to train on: {} train --resume {} --data_dir {} --step {}", program_name(),
-      shell_quoted(folder.path.string()), shell_quoted(info.settings.data_dir),
-      2 * info.state.step);
+  const bool by_accuracy = info.settings.target_accuracy > 0.0;
+  say("to train on: {} train --resume {} --data_dir {} --step {}{}", program_name(),
+      shell_quoted(folder.path.string()), shell_quoted(info.settings.data_dir), 2 * info.state.step,
+      by_accuracy ? " --target_accuracy 0" : "");
   say("test accuracy: {}", percent(test->accuracy));
   return true;
 }

@@ -16,9 +16,10 @@ namespace {
 void apply_quick(TrainSettings& settings, bool configured) {
   if (!configured) settings.model.num_hash = 4;
   settings.lr = 0.004;
-  settings.step = 700;
+  settings.step = 1500;
   settings.warmup_step = 200;
-  settings.valid_step = 100;
+  settings.valid_step = 50;
+  settings.target_accuracy = 0.98;
   settings.data_dir = kQuickDataDir;
 }
 
@@ -90,6 +91,10 @@ void check_settings(const TrainSettings& settings) {
   if (!(settings.gate_loss_weight >= 0.0 && settings.gate_loss_weight < 1e6)) {
     throw TrainError(fmt::format("--gate_loss_weight: expected a number from 0 on, got {}",
                                  settings.gate_loss_weight));
+  }
+  if (!(settings.target_accuracy >= 0.0 && settings.target_accuracy <= 1.0)) {
+    throw TrainError(fmt::format("--target_accuracy: expected a number from 0 to 1, got {}",
+                                 settings.target_accuracy));
   }
   check_device(settings.device);
   check_config(settings.model);

@@ -22,6 +22,7 @@ struct TrainSettings {
   int64_t bsz = 64;
   int64_t grad_acc = 1;
   uint64_t seed = 1;
+  double target_accuracy = 0.0;  // of validation, ends the run; 0: none
   bool packing = true;
   int64_t log_step = 10;
   std::string config_dir;  // empty: the published configurations, which are built in
@@ -100,6 +101,9 @@ void visit_official_fields(Visit&& visit) {
 
 template <class Visit>
 void visit_own_fields(Visit&& visit) {
+  visit(
+      "target_accuracy", "Validation accuracy, e.g. 0.98, that ends the run before --step; 0: none",
+      Keep::kStored, [](auto& s) -> auto& { return s.target_accuracy; });
   visit(
       "packing", "Items end to end (default); --no-packing pads each to the longest", Keep::kFixed,
       [](auto& s) -> auto& { return s.packing; });

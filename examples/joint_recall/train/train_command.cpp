@@ -4,6 +4,9 @@
 #include <memory>
 
 #include "data/dataset.hpp"
+#include "data/dataset_error.hpp"
+#include "data/files.hpp"
+#include "data/manifest.hpp"
 #include "train/commands.hpp"
 #include "train/device.hpp"
 #include "train/error.hpp"
@@ -64,9 +67,13 @@ std::string describe(const ModelConfig& model) {
 }
 
 void say_quick(const TrainSettings& settings) {
-  say("quick setting ({}): {} steps of {} items, learning rate {}, warm-up {} steps",
+  const std::string end =
+      settings.target_accuracy > 0.0
+          ? fmt::format(" at most, until validation reaches {}", percent(settings.target_accuracy))
+          : "";
+  say("quick setting ({}): {} steps of {} items{}; learning rate {}, warm-up {} steps",
       has_gpu() ? "asked for" : "there is no GPU", settings.step, settings.bsz * settings.grad_acc,
-      settings.lr, settings.warmup_step);
+      end, settings.lr, settings.warmup_step);
   say("the paper's setting: {0} create-dataset --data_dir data && {0} train --no-quick --base_arch "
       "mamba2 "
       "--sparse_arch sign_bin_lsh+key_selection --data_dir data",
@@ -84,10 +91,16 @@ Dataset open_training_data(const TrainSettings& settings, bool make_quick_data) 
     }
     return open_dataset(settings.data_dir);
   }
-  ProgressBar bar("making the quick data set:", 1);
-  return create_dataset(settings.data_dir, quick_dataset(),
+  // A set that is there already can be read by several runs at once.
+  const std::filesystem::path folder = settings.data_dir;
+  if (path_exists(folder / kManifestName) &&
+      read_manifest(folder / kManifestName).args == quick_dataset()) {
+    return open_dataset(folder);
+  }
+  ProgressBar bar("making the quick data set, thousandths:", 1000);
+  return create_dataset(folder, quick_dataset(),
                         [&](int64_t done, int64_t total) {
-                          bar.update(done * 1000 / total);
+                          bar.update(done * 1000 / std::max<int64_t>(total, 1));
                           return stop_signal() == 0;
                         })
       .dataset;
@@ -206,7 +219,13 @@ void add_train_command(CLI::App& app, int& exit_code) {
   visit_own_fields(add);
   command->callback([flags, &exit_code] {
     catch_stop_signals();
-    exit_code = flags->resume.empty() ? start(*flags) : resume(*flags);
+    try {
+      exit_code = flags->resume.empty() ? start(*flags) : resume(*flags);
+    } catch (const DatasetError&) {
+      if (stop_signal() == 0) throw;
+      say("stopped while the data set was made; nothing is left behind");
+      exit_code = kStoppedExitCode + stop_signal();
+    }
   });
 }
 

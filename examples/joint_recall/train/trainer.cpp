@@ -43,7 +43,7 @@ bool Trainer::run() {
       bar.clear();
       if (!validate()) break;
     }
-    if (state_.step >= settings_.step) return true;
+    if (finished()) return true;
     update();
     if (state_.step % settings_.log_step == 0) log_steps();
     if (!validation_due() && seconds_since(saved_) > kSaveSeconds) save();
@@ -125,6 +125,12 @@ void Trainer::show(ProgressBar& bar) {
 
 bool Trainer::validation_due() const {
   return state_.step % settings_.valid_step == 0 && state_.validated_step < state_.step;
+}
+
+bool Trainer::finished() const {
+  const bool reached = state_.best_step > 0 && settings_.target_accuracy > 0.0 &&
+                       state_.best_accuracy >= settings_.target_accuracy;
+  return reached || state_.step >= settings_.step;
 }
 
 bool Trainer::validate() {

@@ -27,7 +27,7 @@ class Trainer {
   Trainer(const RunFolder& folder, const Dataset& dataset, Model& model,
           const CheckpointInfo& info);
 
-  // Trains to settings.step. False when a stop signal came before; everything is saved either way.
+  // Trains to settings.step or settings.target_accuracy. False when a stop signal came before; everything is saved either way.
   // Throws TrainErrors; checkpoints saved before stay as they are.
   bool run();
 
@@ -41,6 +41,7 @@ class Trainer {
   double items_per_second() const;
   std::string speed() const;
   bool validation_due() const;
+  bool finished() const;
   bool validate();
   void save();
   void show(ProgressBar& bar);
