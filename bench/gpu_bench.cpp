@@ -77,7 +77,7 @@ void run(benchmark::State& state, const MakeCall& make, double exps) {
     if (set->enqueue(stream) != HAX_SUCCESS) return state.SkipWithError(hax_last_error());
   }
   require(cudaStreamSynchronize(stream), "warm-up");
-  const size_t calls = std::max<size_t>(sets.size(), bytes < (int64_t{1} << 26) ? 32 : 1);
+  const size_t calls = std::max<size_t>(sets.size(), bytes < (int64_t{1} << 26) ? 32 : 4);
   require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capture");
   for (size_t i = 0; i < calls; ++i) sets[i % sets.size()]->enqueue(stream);
   require(cudaStreamEndCapture(stream, &graph), "capture");

@@ -164,8 +164,72 @@ std::unique_ptr<Call> conv_step(uint64_t seed) {
   return call;
 }
 
+template <class Args>
+void add_scan_inputs(CallOf<Args>& call, const SelectiveScanCase& c) {
+  const SelectiveScanArgs a = c.values();
+  call.in(&Args::u, a.u, kBf16);
+  call.in(&Args::delta, a.delta, kBf16);
+  call.in(&Args::A, a.A, kFp32);
+  call.in(&Args::B, a.B, kBf16);
+  call.in(&Args::C, a.C, kBf16);
+  call.in(&Args::D, a.D, kFp32);
+  call.in(&Args::z, a.z, kBf16);
+  call.in(&Args::delta_bias, a.delta_bias, kFp32);
+  call.args().delta_softplus = 1;
+}
+
+SelectiveScanCase scan_of(uint64_t seed) {
+  return {.length = 150, .channels = 80, .states = 16, .options = {.type = kBf16}, .seed = seed};
+}
+
+std::unique_ptr<Call> scan_forward(uint64_t seed) {
+  using Args = hax_selective_scan_forward_args;
+  auto call = std::make_unique<CallOf<Args>>(hax_selective_scan_forward_workspace,
+                                             hax_selective_scan_forward);
+  const SelectiveScanCase c = scan_of(seed);
+  add_scan_inputs(*call, c);
+  call->out(&Args::y, c.tokens_shape(), kBf16);
+  call->out(&Args::final_state, c.state_shape(), kFp32);
+  return call;
+}
+
+std::unique_ptr<Call> scan_backward(uint64_t seed) {
+  using Args = hax_selective_scan_backward_args;
+  auto call = std::make_unique<CallOf<Args>>(hax_selective_scan_backward_workspace,
+                                             hax_selective_scan_backward);
+  const SelectiveScanCase c = scan_of(seed);
+  const SelectiveScanArgs a = c.values();
+  add_scan_inputs(*call, c);
+  call->in(&Args::dy, c.dy(), kBf16);
+  call->out(&Args::du, c.tokens_shape(), kBf16);
+  call->out(&Args::ddelta, c.tokens_shape(), kBf16);
+  call->out(&Args::dA, a.A.shape, kFp32);
+  call->out(&Args::dB, a.B.shape, kBf16);
+  call->out(&Args::dC, a.C.shape, kBf16);
+  call->out(&Args::dD, a.D.shape, kFp32);
+  call->out(&Args::dz, c.tokens_shape(), kBf16);
+  call->out(&Args::ddelta_bias, a.D.shape, kFp32);
+  call->args().deterministic = 1;
+  return call;
+}
+
+std::unique_ptr<Call> scan_step(uint64_t seed) {
+  using Args = hax_selective_scan_step_args;
+  auto call =
+      std::make_unique<CallOf<Args>>(hax_selective_scan_step_workspace, hax_selective_scan_step);
+  SelectiveScanCase c = scan_of(seed);
+  c.length = 2;
+  add_scan_inputs(*call, c);
+  call->in(&Args::state, random_normal({6, 80, 16}, seed), kFp32);
+  call->in(&Args::src_slots, Array({2}, {1, 2}), kInt32);
+  call->in(&Args::dst_slots, Array({2}, {4, 5}), kInt32);
+  call->out(&Args::y, c.tokens_shape(), kBf16);
+  return call;
+}
+
 using MakeCall = std::function<std::unique_ptr<Call>(uint64_t seed)>;
-const MakeCall kCalls[] = {conv_forward, conv_backward, conv_step};
+const MakeCall kCalls[] = {conv_forward, conv_backward, conv_step,
+                           scan_forward, scan_backward, scan_step};
 
 void expect_equal(const std::vector<Array>& got, const std::vector<Array>& want) {
   ASSERT_EQ(got.size(), want.size());

@@ -40,15 +40,31 @@ struct Taps {
   template <class Params>
   __device__ Taps(const Params& p, int64_t channel) {
     const int first = first_tap<W>(p);
+    const bool whole = whole_rows(p.weight);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       bias[v] = p.bias ? *p.bias.template at<float>(channel + v) : 0.0f;
+      if constexpr (W == 2 || W == 4) {
+        if (whole) {
+          float row[W];
+          unpack(row, device::load_packed<float, W>(p.weight.template at<float>(channel + v)));
+#pragma unroll
+          for (int w = 0; w < W; ++w) weight[w][v] = row[w];
+          continue;
+        }
+      }
 #pragma unroll
       for (int w = 0; w < W; ++w) {
         weight[w][v] =
             w < first ? 0.0f : load_any(p.weight, p.weight.offset(channel + v, w - first));
       }
     }
+  }
+
+  // Whether a channel's taps can be read by one access.
+  __device__ static bool whole_rows(const Tensor& weight) {
+    return weight.type == Type::fp32 && weight.stride[1] == 1 && weight.stride[0] % W == 0 &&
+           reinterpret_cast<uintptr_t>(weight.data) % (W * sizeof(float)) == 0;
   }
 };
 

@@ -1,4 +1,5 @@
-// selective_scan's rooms: check (arguments to Params), plan (workspace, backend), cpu (kernels).
+// selective_scan's rooms: check (arguments to Params), plan (workspace, backend), cpu (kernels), launch and
+// kernel (CUDA).
 #pragma once
 
 #include "core/check.hpp"
@@ -9,6 +10,7 @@
 #include "scan/scan_backward_plan.hpp"
 #include "scan/scan_blocks.hpp"
 #include "scan/scan_checkpoints.hpp"
+#include "scan/selective_scan/selective_scan_cuda.hpp"
 #include "scan/slots.hpp"
 
 namespace hax::selective_scan {
@@ -41,6 +43,11 @@ struct StepParams : Inputs {
   Slots slots;
 };
 
+struct BackwardPlan {
+  ScanBackwardPlan cpu;
+  CudaBackwardPlan cuda;
+};
+
 struct Forward {
   using Args = hax_selective_scan_forward_args;
   static constexpr const char* name = "hax_selective_scan_forward";
@@ -53,8 +60,8 @@ struct Backward {
   using Args = hax_selective_scan_backward_args;
   static constexpr const char* name = "hax_selective_scan_backward";
   static BackwardParams check(Checker&, const Args&);
-  static ScanBackwardPlan plan(const BackwardParams&, const Context&, Workspace&);
-  static void run(const BackwardParams&, const ScanBackwardPlan&, const Context&, void* stream);
+  static BackwardPlan plan(const BackwardParams&, const Context&, Workspace&);
+  static void run(const BackwardParams&, const BackwardPlan&, const Context&, void* stream);
 };
 
 struct Step {
@@ -119,5 +126,9 @@ template <CpuLevel level>
 void cpu_backward(const BackwardParams&, const ScanBackwardPlan&, int num_threads);
 template <CpuLevel level>
 void cpu_step(const StepParams&, const ScanForwardPlan&, int num_threads);
+
+void cuda_forward(const ForwardParams&, void* stream);
+void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
+void cuda_step(const StepParams&, void* stream);
 
 }  // namespace hax::selective_scan

@@ -18,23 +18,44 @@ ScanForwardPlan plan_forward(const Inputs& in, int64_t sequences, const Context&
   return plan;
 }
 
+CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspace) {
+  constexpr int64_t kMostSlices = 128, kMostRuns = 256;
+  const int64_t sequences = p.sequences.count();
+  CudaBackwardPlan plan;
+  plan.split = choose_cuda_split(p.states, sequences * p.channels);
+  const int64_t members = p.groups > 0 ? p.channels / p.groups : 0;
+  plan.slices = smaller(kMostSlices, ceil_div(members, cuda_backward_width(plan.split)));
+  plan.runs = smaller(kMostRuns, sequences);
+  plan.states = workspace.take<float>(p.batch * (p.length / cuda_backward_tile(plan.split)) *
+                                      p.channels * p.states);
+  const bool shares = p.dB || p.dC;
+  plan.shares = workspace.take<float>(
+      shares ? plan.slices * p.batch * p.length * p.groups * 2 * p.states : 0);
+  if (!shares) plan.shares = nullptr;
+  plan.sums = workspace.take<float>(plan.runs * (p.states + 2) * p.channels);
+  return plan;
+}
+
 }  // namespace
 
 ScanForwardPlan Forward::plan(const ForwardParams& p, const Context& context,
                               Workspace& workspace) {
-  require_cpu(p.device, name);
+  if (use_cuda(p.device, name)) return {};
   return plan_forward(p, p.sequences.count(), context, workspace);
 }
 
 void Forward::run(const ForwardParams& p, const ScanForwardPlan& plan, const Context& context,
-                  void*) {
+                  void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_forward(p, stream);
+  }
   with_cpu_level(context.cpu_level,
                  [&](auto level) { cpu_forward<level.value>(p, plan, context.num_threads); });
 }
 
-ScanBackwardPlan Backward::plan(const BackwardParams& p, const Context& context,
-                                Workspace& workspace) {
-  require_cpu(p.device, name);
+BackwardPlan Backward::plan(const BackwardParams& p, const Context& context,
+                            Workspace& workspace) {
+  if (use_cuda(p.device, name)) return {.cpu = {}, .cuda = plan_cuda_backward(p, workspace)};
   const ScanBlocks blocks = make_scan_blocks(p.channels, p.groups, p.batch, kLargestBlock,
                                              kScanPadding, kEnoughBackwardTasks);
   const int64_t width = padded_width(blocks);
@@ -45,21 +66,28 @@ ScanBackwardPlan Backward::plan(const BackwardParams& p, const Context& context,
     BackwardBuffers(p.states, width, scratch);
     scratch.take<float>(plan.tiles() * plan.state_size);
   });
-  return plan;
+  return {.cpu = plan, .cuda = {}};
 }
 
-void Backward::run(const BackwardParams& p, const ScanBackwardPlan& plan, const Context& context,
-                   void*) {
+void Backward::run(const BackwardParams& p, const BackwardPlan& plan, const Context& context,
+                   void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_backward(p, plan.cuda, stream);
+  }
   with_cpu_level(context.cpu_level,
-                 [&](auto level) { cpu_backward<level.value>(p, plan, context.num_threads); });
+                 [&](auto level) { cpu_backward<level.value>(p, plan.cpu, context.num_threads); });
 }
 
 ScanForwardPlan Step::plan(const StepParams& p, const Context& context, Workspace& workspace) {
-  require_cpu(p.device, name);
+  if (use_cuda(p.device, name)) return {};
   return plan_forward(p, p.batch, context, workspace);
 }
 
-void Step::run(const StepParams& p, const ScanForwardPlan& plan, const Context& context, void*) {
+void Step::run(const StepParams& p, const ScanForwardPlan& plan, const Context& context,
+               void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_step(p, stream);
+  }
   with_cpu_level(context.cpu_level,
                  [&](auto level) { cpu_step<level.value>(p, plan, context.num_threads); });
 }
