@@ -3,8 +3,9 @@
  *   o_i = sum_{j in S_i} softmax_{j in S_i}(scale q_i . k_j) v_j
  *
  * One softmax over the union S_i of the patterns asked for; a key in two patterns counts once. A row
- * whose S_i is empty gives o = 0, lse = -infinity and no gradient. Memory beside inputs and outputs is
- * O(L) a head. */
+ * whose S_i is empty gives o = 0, lse = -infinity and no gradient. Beside finite scores one of -infinity
+ * weighs 0; a NaN or +infinity, or nothing but -infinity, makes the row's o NaN. Keys outside S_i are
+ * not read for row i, whatever they hold. Memory beside inputs and outputs is O(L) a head; L < 2^31. */
 #ifndef HAX_SPARSE_ATTENTION_H_
 #define HAX_SPARSE_ATTENTION_H_
 
