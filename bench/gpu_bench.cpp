@@ -92,8 +92,8 @@ void run(benchmark::State& state, const MakeCall& make, double exps) {
     total += seconds;
   }
   const double mean = total / static_cast<double>(state.iterations());
-  const double floor =
-      std::max(static_cast<double>(bytes) / machine().copy_bytes_per_s, exps / machine().exps_per_s);
+  const double floor = std::max(static_cast<double>(bytes) / machine().copy_bytes_per_s,
+                                exps / machine().exps_per_s);
   state.counters["bytes"] = static_cast<double>(bytes);
   state.counters["exps"] = exps;
   state.counters["GB_per_s"] = static_cast<double>(bytes) / mean * 1e-9;
@@ -119,8 +119,9 @@ Tensor::Tensor(std::vector<int64_t> shape, hax_data_type type, double low, doubl
   const int64_t size = type.bits / 8;
   bytes_ = count * size;
   require(cudaMalloc(&data_, static_cast<size_t>(bytes_) + 1), "memory");
-  tensor_ = {data_, {HAX_DEVICE_CUDA, 0}, static_cast<int32_t>(shape_.size()), type,
-             shape_.data(), nullptr, 0};
+  tensor_ = {data_, {HAX_DEVICE_CUDA, 0}, static_cast<int32_t>(shape_.size()),
+             type,  shape_.data(),        nullptr,
+             0};
   // A few million values, repeated over the tensor.
   constexpr int64_t kPeriod = (int64_t{1} << 20) + 7;
   std::mt19937 engine(static_cast<unsigned>(count));
@@ -145,8 +146,8 @@ Tensor::Tensor(std::vector<int64_t> shape, hax_data_type type, double low, doubl
 void add(const std::string& name, const MakeCall& make, double exps) {
   if (!available()) return;
   machine();
-  benchmark::RegisterBenchmark(
-      name.c_str(), [make, exps](benchmark::State& state) { run(state, make, exps); })
+  benchmark::RegisterBenchmark(name.c_str(),
+                               [make, exps](benchmark::State& state) { run(state, make, exps); })
       ->UseManualTime()
       ->Iterations(10)
       ->Unit(benchmark::kMillisecond);

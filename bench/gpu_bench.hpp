@@ -83,7 +83,7 @@ class CallOf : public Call {
   }
 
   // Adds a tensor that the call reads or writes once.
-  void tensor(const hax_tensor* Args::* field, std::vector<int64_t> shape, hax_data_type type,
+  void tensor(const hax_tensor* Args::*field, std::vector<int64_t> shape, hax_data_type type,
               double low = 0.0, double high = 0.0) {
     tensors_.push_back(std::make_unique<Tensor>(std::move(shape), type, low, high));
     args.*field = tensors_.back()->arg();

@@ -70,7 +70,8 @@ void add_scan_inputs(CallOf<Args>& call, const ScanShape& s) {
 void add_scan(const ScanShape& s) {
   const double exps = static_cast<double>(s.batch) * static_cast<double>(s.length) *
                       static_cast<double>(s.channels * s.states);
-  add("cuda/selective_scan_forward" + describe(s),
+  add(
+      "cuda/selective_scan_forward" + describe(s),
       [s] {
         using Args = hax_selective_scan_forward_args;
         auto call = std::make_unique<CallOf<Args>>(hax_selective_scan_forward_workspace,
@@ -80,7 +81,8 @@ void add_scan(const ScanShape& s) {
         return call;
       },
       exps);
-  add("cuda/selective_scan_backward" + describe(s),
+  add(
+      "cuda/selective_scan_backward" + describe(s),
       [s] {
         using Args = hax_selective_scan_backward_args;
         auto call = std::make_unique<CallOf<Args>>(hax_selective_scan_backward_workspace,

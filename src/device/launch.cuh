@@ -38,8 +38,8 @@ class Launcher {
                   const Args&... args) const {
     if (blocks <= 0) return;
     if (blocks > std::numeric_limits<int32_t>::max()) {
-      fail(HAX_ERROR_UNSUPPORTED, function_, ": the tensors are too large: they would need ", blocks,
-           " thread blocks, more than the 2147483647 of one launch");
+      fail(HAX_ERROR_UNSUPPORTED, function_, ": the tensors are too large: they would need ",
+           blocks, " thread blocks, more than the 2147483647 of one launch");
     }
     constexpr size_t kSharedByDefault = 48 * 1024;
     if (shared_bytes > kSharedByDefault) {

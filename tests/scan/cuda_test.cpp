@@ -75,11 +75,11 @@ class CallOf : public Call {
   CallOf(Query query, Function function) : query_(query), function_(function) {
     args_.struct_size = sizeof(Args);
   }
-  void in(const hax_tensor* Args::* field, const Array& values, hax_data_type type) {
+  void in(const hax_tensor* Args::*field, const Array& values, hax_data_type type) {
     inputs_.push_back(std::make_unique<DeviceTensor>(values, type));
     args_.*field = inputs_.back()->arg();
   }
-  void out(const hax_tensor* Args::* field, const std::vector<int64_t>& shape, hax_data_type type) {
+  void out(const hax_tensor* Args::*field, const std::vector<int64_t>& shape, hax_data_type type) {
     outputs_.push_back(std::make_unique<DeviceTensor>(shape, type));
     args_.*field = outputs_.back()->arg();
   }
@@ -316,8 +316,8 @@ TEST_F(CudaCalls, AFailedLaunchIsReportedAndLeavesNothingBehind) {
   hax_tensor elsewhere[7];
   Args wrong = args;
   size_t count = 0;
-  for (const hax_tensor* Args::* field : {&Args::x, &Args::weight, &Args::bias,
-                                          &Args::initial_state, &Args::y, &Args::final_state}) {
+  for (const hax_tensor* Args::*field :
+       {&Args::x, &Args::weight, &Args::bias, &Args::initial_state, &Args::y, &Args::final_state}) {
     elsewhere[count] = *(args.*field);
     elsewhere[count].device.index = 77;
     wrong.*field = &elsewhere[count++];

@@ -179,7 +179,8 @@ OnTestDevice::OnTestDevice() {
   for (Argument::State* state : registry().states) {
     hax_tensor& tensor = state->tensor;
     if (tensor.data != state->bytes.data() || tensor.device.type != HAX_DEVICE_CPU) continue;
-    moved_.push_back({state, std::make_unique<DeviceCopy>(state->bytes.data(), state->bytes.size())});
+    moved_.push_back(
+        {state, std::make_unique<DeviceCopy>(state->bytes.data(), state->bytes.size())});
     tensor.data = moved_.back().copy->data();
     tensor.device = {HAX_DEVICE_CUDA, 0};
   }

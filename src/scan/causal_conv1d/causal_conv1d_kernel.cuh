@@ -88,8 +88,8 @@ __device__ void load_history(float (&history)[S::W - 1][S::V], const Params& p, 
     for (int v = 0; v < S::V; ++v) history[j][v] = 0.0f;
     if (j < first) continue;
     if (token >= begin) {
-      unpack(history[j], device::load_packed<typename S::T, S::V>(
-                             token_address<S>(p.x, row, token, channel)));
+      unpack(history[j],
+             device::load_packed<typename S::T, S::V>(token_address<S>(p.x, row, token, channel)));
     } else if (p.initial_state) {
 #pragma unroll
       for (int v = 0; v < S::V; ++v) {

@@ -104,7 +104,7 @@ __device__ void walk_run(BackwardWalk<S>& walk, const BackwardParams& p, int64_t
     const T* x = token_address<S>(p.x, row, t, channel);
     const T* dy = token_address<S>(p.dy, row, t, channel);
     T* out = p.dx ? token_address<S>(p.dx, row, t, channel) - (W - 1) * dx_step : nullptr;
-    const auto emit = [&](int64_t token, const float (&dx)[V]) {
+    const auto emit = [&](int64_t token, const float(&dx)[V]) {
       if (p.dx && token - (W - 1) >= low) device::store_packed<T, V>(out, dx);
       out += dx_step;
     };

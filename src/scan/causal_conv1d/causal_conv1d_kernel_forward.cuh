@@ -10,7 +10,8 @@ inline constexpr int kForwardThreads = 128;
 // A thread for every (row, tile of tokens, V channels), channels fastest.
 template <class S>
 __global__ void __launch_bounds__(kForwardThreads)
-    forward_kernel(const __grid_constant__ ForwardParams p, const __grid_constant__ ForwardPlan plan) {
+    forward_kernel(const __grid_constant__ ForwardParams p,
+                   const __grid_constant__ ForwardPlan plan) {
   using T = typename S::T;
   constexpr int V = S::V, W = S::W;
   const int64_t vectors = p.channels / V;

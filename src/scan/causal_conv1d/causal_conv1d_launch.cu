@@ -34,7 +34,8 @@ void cuda_forward(const ForwardParams& p, const ForwardPlan& plan, void* stream)
       launch(forward_kernel<S>, ceil_div(threads, kForwardThreads), kForwardThreads, 0, p, plan);
     });
     if (!p.final_state) return;
-    launch(final_state_kernel<T>, ceil_div(p.final_state.numel(), kStateThreads), kStateThreads, 0, p);
+    launch(final_state_kernel<T>, ceil_div(p.final_state.numel(), kStateThreads), kStateThreads, 0,
+           p);
   });
 }
 

@@ -18,8 +18,8 @@ template <class T_, int Lanes, int States, int Channels_, int Tile>
 struct Shape {
   using T = T_;
   static constexpr int kLanes = Lanes;
-  static constexpr int kStates = States;      // of a lane and channel
-  static constexpr int kChannels = Channels_; // of a lane
+  static constexpr int kStates = States;       // of a lane and channel
+  static constexpr int kChannels = Channels_;  // of a lane
   static constexpr int kTile = Tile;
   static constexpr int kThreads = kChannels > 1 ? 128 : 256;
   static constexpr int kWidth = kThreads / kLanes * kChannels;  // channels of a block
@@ -179,8 +179,7 @@ class StateRows {
   static constexpr int kVector = device::kVectorElements<typename S::T>;
   static constexpr int kPerRow = S::kAllStates / kVector;
   static constexpr int kOfOne = S::kTile * kPerRow;  // vectors
-  static constexpr bool kInVectors =
-      S::kAllStates % kVector == 0 && 2 * kOfOne <= S::kThreads;
+  static constexpr bool kInVectors = S::kAllStates % kVector == 0 && 2 * kOfOne <= S::kThreads;
 
   __device__ StateRows(const Inputs& in, bool vectors)
       : in_(in), vectors_(kInVectors && vectors && in.states == S::kAllStates) {}
@@ -227,9 +226,8 @@ class StateRows {
 #pragma unroll 2
     for (int i = threadIdx.x; i < S::kTile * S::kAllStates; i += S::kThreads) {
       const int t = i / S::kAllStates, n = i % S::kAllStates;
-      to[i] = t < tokens && n < states
-                  ? device::to_float(*tensor.at<T>(row, token + t, group, n))
-                  : 0.0f;
+      to[i] = t < tokens && n < states ? device::to_float(*tensor.at<T>(row, token + t, group, n))
+                                       : 0.0f;
     }
   }
 
@@ -253,8 +251,8 @@ __device__ int pair_place(int t, int c) {
 // What a lane holds of its channels.
 template <class S>
 struct Lane {
-  int part;     // which of the channel's lanes
-  int channel;  // the first, within the block
+  int part;                              // which of the channel's lanes
+  int channel;                           // the first, within the block
   float rate[S::kChannels][S::kStates];  // A log2(e); 0 beyond N
   float h[S::kChannels][S::kStates];
 
@@ -324,8 +322,8 @@ struct Lane {
     }
     for_each(block, [&](int m, int k, int64_t c, int64_t n) {
       if (c >= 0 && n < states) {
-        store_any(tensor, offset + c * tensor.stride[tensor.ndim - 2] +
-                              n * tensor.stride[tensor.ndim - 1],
+        store_any(tensor,
+                  offset + c * tensor.stride[tensor.ndim - 2] + n * tensor.stride[tensor.ndim - 1],
                   from[m][k]);
       }
     });
@@ -335,14 +333,16 @@ struct Lane {
   // The tensor's memory from `offset` on where its fp32 rows of states can be moved in vectors.
   __device__ static float* whole_rows(const Tensor& tensor, int64_t offset, int64_t states) {
     if (S::kStates % 4 != 0 || states != S::kAllStates || tensor.type != Type::fp32) return nullptr;
-    if (tensor.stride[tensor.ndim - 1] != 1 || tensor.stride[tensor.ndim - 2] % 4 != 0) return nullptr;
+    if (tensor.stride[tensor.ndim - 1] != 1 || tensor.stride[tensor.ndim - 2] % 4 != 0)
+      return nullptr;
     float* const rows = static_cast<float*>(tensor.data) + offset;
     return reinterpret_cast<uintptr_t>(rows) % 16 == 0 ? rows : nullptr;
   }
   __device__ float4* place(float* rows, const Tensor& tensor, const BlockChannels& block, int m,
                            int k) const {
-    return reinterpret_cast<float4*>(
-        rows + (block.first + channel + m) * tensor.stride[tensor.ndim - 2] + part * S::kStates + k);
+    return reinterpret_cast<float4*>(rows +
+                                     (block.first + channel + m) * tensor.stride[tensor.ndim - 2] +
+                                     part * S::kStates + k);
   }
 };
 

@@ -13,8 +13,8 @@ template <class S>
 struct BackwardShared {
   static constexpr int kWarps = S::kThreads / device::kWarp;
   static constexpr int kBuffers = S::kAllStates > 128 ? 1 : 2;  // as many as there is room for
-  float4 inputs[S::kTile][S::kWidth];            // dt, dt u, gradient of y before the gate
-  float sums[3][S::kTile][S::kWidth + 8];        // over n: dh B; dh decay h A log2(e); C h
+  float4 inputs[S::kTile][S::kWidth];      // dt, dt u, gradient of y before the gate
+  float sums[3][S::kTile][S::kWidth + 8];  // over n: dh B; dh decay h A log2(e); C h
   float4 starts[S::kTile / kRun - 1][(S::kStates + 3) / 4][S::kThreads];  // h where runs start
   float B[S::kTile][S::kAllStates];
   float C[S::kTile][S::kAllStates];
@@ -164,8 +164,15 @@ class BackwardBlock {
                            const CudaBackwardPlan& plan, const BackwardAccess& access,
                            const Checkpoints& starts, const BlockChannels& block, int64_t slice,
                            bool first_of_slice)
-      : shared_(shared), p_(p), plan_(plan), access_(access), starts_(starts), block_(block),
-        lane_(p, block), slice_(slice), first_of_slice_(first_of_slice) {
+      : shared_(shared),
+        p_(p),
+        plan_(plan),
+        access_(access),
+        starts_(starts),
+        block_(block),
+        lane_(p, block),
+        slice_(slice),
+        first_of_slice_(first_of_slice) {
     __syncthreads();  // the channels before may still be in use
     load_channels<S>(shared_.bias, p.delta_bias, block);
     load_channels<S>(shared_.skip, p.D, block);

@@ -63,7 +63,8 @@ __device__ void scan_tile(ForwardShared<S>& shared, Lane<S>& lane, int tokens) {
 // written. `given`: states to go on from wherever one falls, as an earlier forward wrote them.
 template <class S, bool kOutput>
 __global__ void __launch_bounds__(S::kThreads, 512 / S::kThreads)
-    forward_kernel(const __grid_constant__ ForwardParams p, const __grid_constant__ Checkpoints given,
+    forward_kernel(const __grid_constant__ ForwardParams p,
+                   const __grid_constant__ Checkpoints given,
                    const __grid_constant__ ForwardAccess access, int64_t blocks) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<ForwardShared<S>*>(memory);
@@ -79,7 +80,8 @@ __global__ void __launch_bounds__(S::kThreads, 512 / S::kThreads)
   const int c = threadIdx.x % S::kGroups * S::kElements;
   const int own_token = threadIdx.x / S::kGroups;
   const auto tile_tokens = [&](int64_t t) {
-    const int64_t stop = min(given.next_stop(t, range.length), p.checkpoints.next_stop(t, range.length));
+    const int64_t stop =
+        min(given.next_stop(t, range.length), p.checkpoints.next_stop(t, range.length));
     return static_cast<int>(min(int64_t{S::kTile}, stop - t));
   };
   Fetched<S> u, delta, z;

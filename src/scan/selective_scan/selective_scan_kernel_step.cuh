@@ -24,7 +24,8 @@ __global__ void __launch_bounds__(S::kThreads)
   const float skip = p.D ? *p.D.at<float>(channel) : 0.0f;
   for (int64_t t = 0; t < p.tokens; ++t) {
     const float u = device::to_float(*p.u.at<T>(b, t, channel));
-    const float dt = step_size<S>(device::to_float(*p.delta.at<T>(b, t, channel)) + bias, p.softplus);
+    const float dt =
+        step_size<S>(device::to_float(*p.delta.at<T>(b, t, channel)) + bias, p.softplus);
     float sum = 0.0f;
 #pragma unroll
     for (int k = 0; k < S::kStates; ++k) {

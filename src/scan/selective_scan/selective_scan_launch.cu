@@ -23,7 +23,8 @@ bool vectors(const Inputs& in, const Tensor& tensor) {
 template <class T>
 bool states_in_vectors(const Inputs& in) {
   constexpr int V = device::kVectorElements<T>;
-  return in.states % V == 0 && device::moves_in_vectors<V>(in.B) && device::moves_in_vectors<V>(in.C);
+  return in.states % V == 0 && device::moves_in_vectors<V>(in.B) &&
+         device::moves_in_vectors<V>(in.C);
 }
 
 // Calls f(lanes, states) with integral constants for a split of kCudaSplits.
@@ -40,7 +41,8 @@ void dispatch_split(CudaSplit split, F&& f) {
 }
 
 template <class S, bool kOutput>
-void launch_forward(const device::Launcher& launch, const ForwardParams& p, const Checkpoints& given) {
+void launch_forward(const device::Launcher& launch, const ForwardParams& p,
+                    const Checkpoints& given) {
   const ForwardAccess access = {vectors<S>(p, p.u), vectors<S>(p, p.delta), vectors<S>(p, p.z),
                                 vectors<S>(p, p.y), states_in_vectors<typename S::T>(p)};
   const int64_t blocks = blocks_of_channels(p, S::kWidth);
@@ -59,7 +61,8 @@ void dispatch_forward(const device::Launcher& launch, const ForwardParams& p,
       // Two channels a lane read B and C once for both.
       constexpr int64_t kEnoughScans = 28 * 1024;
       if (scans >= kEnoughScans) {
-        return launch_forward<Shape<T, lanes.value, states.value, 2, kTile>, kOutput>(launch, p, given);
+        return launch_forward<Shape<T, lanes.value, states.value, 2, kTile>, kOutput>(launch, p,
+                                                                                      given);
       }
     }
     launch_forward<Shape<T, lanes.value, states.value, 1, kTile>, kOutput>(launch, p, given);
@@ -69,8 +72,9 @@ void dispatch_forward(const device::Launcher& launch, const ForwardParams& p,
 template <class S>
 void launch_backward(const device::Launcher& launch, const BackwardParams& p,
                      const CudaBackwardPlan& plan, const Checkpoints& starts) {
-  const BackwardAccess access = {vectors<S>(p, p.u),  vectors<S>(p, p.delta), vectors<S>(p, p.z),
-                                 vectors<S>(p, p.dy), vectors<S>(p, p.du), vectors<S>(p, p.ddelta),
+  const BackwardAccess access = {vectors<S>(p, p.u),  vectors<S>(p, p.delta),
+                                 vectors<S>(p, p.z),  vectors<S>(p, p.dy),
+                                 vectors<S>(p, p.du), vectors<S>(p, p.ddelta),
                                  vectors<S>(p, p.dz), states_in_vectors<typename S::T>(p)};
   launch(backward_kernel<S>, plan.runs * p.groups * plan.slices, S::kThreads,
          sizeof(BackwardShared<S>), p, plan, starts, access);
@@ -118,15 +122,17 @@ void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* 
     }
     dispatch_split(plan.split, [&](auto lanes, auto k) {
       constexpr CudaSplit split{lanes.value, k.value};
-      launch_backward<Shape<T, lanes.value, k.value, 1, cuda_backward_tile(split)>>(launch, p, plan, starts);
+      launch_backward<Shape<T, lanes.value, k.value, 1, cuda_backward_tile(split)>>(launch, p, plan,
+                                                                                    starts);
     });
     if (p.dB || p.dC) {
-      launch(reduce_shares_kernel<T>, ceil_div(p.batch * p.length * p.groups * p.states, kReduceThreads),
-             kReduceThreads, 0, p, plan);
+      launch(reduce_shares_kernel<T>,
+             ceil_div(p.batch * p.length * p.groups * p.states, kReduceThreads), kReduceThreads, 0,
+             p, plan);
     }
     if (p.dA || p.dD || p.ddelta_bias) {
-      launch(reduce_sums_kernel, ceil_div((p.states + 2) * p.channels, kReduceThreads), kReduceThreads, 0,
-             p, plan);
+      launch(reduce_sums_kernel, ceil_div((p.states + 2) * p.channels, kReduceThreads),
+             kReduceThreads, 0, p, plan);
     }
   });
 }

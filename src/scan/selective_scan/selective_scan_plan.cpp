@@ -53,8 +53,7 @@ void Forward::run(const ForwardParams& p, const ScanForwardPlan& plan, const Con
                  [&](auto level) { cpu_forward<level.value>(p, plan, context.num_threads); });
 }
 
-BackwardPlan Backward::plan(const BackwardParams& p, const Context& context,
-                            Workspace& workspace) {
+BackwardPlan Backward::plan(const BackwardParams& p, const Context& context, Workspace& workspace) {
   if (use_cuda(p.device, name)) return {.cpu = {}, .cuda = plan_cuda_backward(p, workspace)};
   const ScanBlocks blocks = make_scan_blocks(p.channels, p.groups, p.batch, kLargestBlock,
                                              kScanPadding, kEnoughBackwardTasks);
