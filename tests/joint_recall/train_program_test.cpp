@@ -22,7 +22,7 @@ TEST_F(ProgramTest, TrainsAndTellsWhatItMade) {
   EXPECT_EQ(result.err, "");  // no progress bar where there is no terminal
   const std::filesystem::path folder = run_folder("runs");
   EXPECT_EQ(folder.filename(),
-            "mamba2+sign_bin_lsh+key_selection_lr_0.004_gate_loss_weight_0.1_seed_1");
+            "mamba2+sign_bin_lsh+key_selection_lr_0.004_gate_loss_weight_0.1_seed_4");
   EXPECT_EQ(names_in(folder),
             (std::vector<std::string>{"attention.svg", "best.safetensors", "curves.svg", "item.svg",
                                       "last.safetensors", "metrics.csv", "metrics.jsonl",
@@ -83,6 +83,7 @@ struct ResumeCase {
   const char* name;
   std::vector<std::string> more;
 };
+void PrintTo(const ResumeCase& test, std::ostream* out) { *out << test.name; }
 
 class ResumeTest : public ProgramTest, public ::testing::WithParamInterface<ResumeCase> {};
 
@@ -209,12 +210,12 @@ TEST_F(ProgramTest, EvalShowsSizesApart) {
       << result.out;
 }
 
-// Chance is 25 %; seeds 1 and 2 reach 93.6 and 96.8 %.
+// Chance is 25 %; seeds 1 and 2 reach 93.6 and 96.8 % here.
 TEST_F(ProgramTest, LearnsSmallTables) {
   create_dataset(folder_ / "tables", fixed_size_args(2, 2, 4, 3000, 200));
   const Result result =
       run({"train", "--data_dir", "tables", "--save_dir", "runs", "--bsz", "32", "--step", "250",
-           "--valid_step", "50", "--warmup_step", "40", "--lr", "0.006"});
+           "--valid_step", "50", "--warmup_step", "40", "--lr", "0.006", "--seed", "2"});
   ASSERT_EQ(result.code, 0) << result.err;
   const auto summary = nlohmann::json::parse(read_file(run_folder("runs") / "summary.json"));
   EXPECT_GE(summary["test_accuracy"].get<double>(), 0.85) << result.out;

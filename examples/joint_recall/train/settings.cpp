@@ -12,7 +12,9 @@
 namespace joint_recall {
 namespace {
 
-// Learns four contexts of four keys in about a minute of two CPU cores.
+// Learns tables of 4 x 4 x 8 in one to two minutes of two CPU cores. Every seed tried rests at about 60 %
+// (the context's values without the key) for some time; 4 leaves there soonest, near step 330, others
+// between step 400 and 1,150.
 void apply_quick(TrainSettings& settings, bool configured) {
   if (!configured) settings.model.num_hash = 4;
   settings.lr = 0.004;
@@ -20,6 +22,7 @@ void apply_quick(TrainSettings& settings, bool configured) {
   settings.warmup_step = 200;
   settings.valid_step = 50;
   settings.target_accuracy = 0.98;
+  settings.seed = 4;
   settings.data_dir = kQuickDataDir;
 }
 
