@@ -7,7 +7,7 @@
 namespace joint_recall {
 namespace {
 
-constexpr std::int64_t kProgressInterval = 4096;
+constexpr std::int64_t kExportProgressInterval = 4096;
 
 // Lines of numbers joined by single spaces.
 class LineBuilder {
@@ -109,7 +109,8 @@ TextFiles export_text(const Dataset& dataset, const std::filesystem::path& folde
     for (std::int64_t item = 0; item < split.size(); ++item) {
       exporter.write(item);
       ++done;
-      if (progress && (done % kProgressInterval == 0 || done == total) && !progress(done, total)) {
+      if (progress && (done % kExportProgressInterval == 0 || done == total) &&
+          !progress(done, total)) {
         throw DatasetError(fmt::format("stopped after {} of {} items", done, total));
       }
     }

@@ -14,7 +14,7 @@
 namespace joint_recall {
 namespace {
 
-constexpr std::int64_t kProgressInterval = 4096;
+constexpr std::int64_t kImportProgressInterval = 4096;
 constexpr int kMaxToken = 65535;
 
 // Hands out the lines of a text file, without their newlines.
@@ -165,7 +165,8 @@ class SplitImporter {
     auto bytes = std::make_shared<std::vector<std::byte>>();
     std::int64_t items = 0;
     for (; !inputs_.done(); ++items) {
-      if (items % kProgressInterval == 0 && !progress(items)) inputs_.fail("reading was stopped");
+      if (items % kImportProgressInterval == 0 && !progress(items))
+        inputs_.fail("reading was stopped");
       read_item(order_.shape(items), *bytes);
     }
     if (!mask_.done())

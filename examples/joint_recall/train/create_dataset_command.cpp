@@ -17,7 +17,7 @@
 namespace joint_recall {
 namespace {
 
-struct Options {
+struct CreateDatasetOptions {
   GeneratorArgs args;
   std::string data_dir = "data";
   std::string text_dir;
@@ -50,7 +50,7 @@ int interruptible(const std::function<void(const Progress&)>& work, const char* 
   return 0;
 }
 
-int run(const Options& options) {
+int run_create_dataset(const CreateDatasetOptions& options) {
   std::optional<CreatedDataset> created;
   int code = interruptible(
       [&](const Progress& progress) {
@@ -79,7 +79,7 @@ int run(const Options& options) {
 
 void add_create_dataset_command(CLI::App& app, int& exit_code) {
   CLI::App* command = add_subcommand(app, "create-dataset", "Make a joint-recall data set");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<CreateDatasetOptions>();
   command->add_option("--data_dir", options->data_dir, "Folder to make it in")
       ->capture_default_str();
   for (size_t i = 0; i < kArgFields.size(); ++i) {
@@ -92,7 +92,7 @@ void add_create_dataset_command(CLI::App& app, int& exit_code) {
                       "Folder to write it to as the official generator's text files, too");
   command->callback([options, &exit_code] {
     catch_stop_signals();
-    exit_code = run(*options);
+    exit_code = run_create_dataset(*options);
   });
 }
 

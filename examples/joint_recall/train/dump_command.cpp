@@ -14,7 +14,7 @@
 namespace joint_recall {
 namespace {
 
-struct Options {
+struct DumpOptions {
   std::string data_dir;
   SplitName split = SplitName::kTest;
   int64_t item = 0;
@@ -23,7 +23,7 @@ struct Options {
   std::string attention;
 };
 
-void run(const Options& options) {
+void run_dump(const DumpOptions& options) {
   if (!options.attention.empty() && options.checkpoint.empty()) {
     throw TrainError("--attention: expected a model to ask, given by --checkpoint");
   }
@@ -58,7 +58,7 @@ void run(const Options& options) {
 
 void add_dump_command(CLI::App& app, int& exit_code) {
   CLI::App* command = add_subcommand(app, "dump", "Show one item as text and as a picture");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<DumpOptions>();
   command->add_option("--data_dir", options->data_dir, "Folder of the data set")->required();
   add_split_option(*command, options->split);
   command->add_option("--item", options->item, "Index of the item in its split")
@@ -68,7 +68,7 @@ void add_dump_command(CLI::App& app, int& exit_code) {
   command->add_option("--attention", options->attention,
                       "File to write a picture of the model's attention patterns to");
   command->callback([options, &exit_code] {
-    run(*options);
+    run_dump(*options);
     exit_code = 0;
   });
 }

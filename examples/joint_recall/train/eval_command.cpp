@@ -14,7 +14,7 @@
 namespace joint_recall {
 namespace {
 
-struct Options {
+struct EvalOptions {
   std::string checkpoint;
   std::string data_dir;
   SplitName split = SplitName::kTest;
@@ -46,7 +46,7 @@ void say_table(const Evaluation& result) {
   say("{}", line);
 }
 
-int run(const Options& options) {
+int run_eval(const EvalOptions& options) {
   if (options.bsz < 1)
     throw TrainError(fmt::format("--bsz: expected 1 or more, got {}", options.bsz));
   if (options.num_threads < 0) {
@@ -75,7 +75,7 @@ int run(const Options& options) {
 
 void add_eval_command(CLI::App& app, int& exit_code) {
   CLI::App* command = add_subcommand(app, "eval", "Accuracy of a checkpoint on a data set");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<EvalOptions>();
   command->add_option("--checkpoint", options->checkpoint, "Checkpoint file of a run")->required();
   command->add_option("--data_dir", options->data_dir, "Folder of the data set")->required();
   add_split_option(*command, options->split);
@@ -89,7 +89,7 @@ void add_eval_command(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   command->callback([options, &exit_code] {
     catch_stop_signals();
-    exit_code = run(*options);
+    exit_code = run_eval(*options);
   });
 }
 

@@ -12,20 +12,20 @@ namespace joint_recall {
 namespace {
 
 constexpr double kWidth = 860.0;
-constexpr double kLeft = 74.0;
-constexpr double kRight = 24.0;
-constexpr double kTop = 58.0;
+constexpr double kCurvesLeft = 74.0;
+constexpr double kCurvesRight = 24.0;
+constexpr double kCurvesTop = 58.0;
 constexpr double kPanelHeight = 236.0;
 constexpr double kGap = 44.0;
-constexpr double kBottom = 56.0;
-constexpr double kHeight = kTop + 2 * kPanelHeight + kGap + kBottom;
+constexpr double kCurvesBottom = 56.0;
+constexpr double kHeight = kCurvesTop + 2 * kPanelHeight + kGap + kCurvesBottom;
 constexpr size_t kMostPoints = 600;
 
 constexpr std::string_view kTrainColour = "#74a9d8";
 constexpr std::string_view kValidColour = "#d9480f";
 constexpr std::string_view kGrid = "#e9ecef";
 constexpr std::string_view kFrame = "#adb5bd";
-constexpr std::string_view kFaint = "#868e96";
+constexpr std::string_view kCurvesFaint = "#868e96";
 
 struct Series {
   std::vector<double> step, value;
@@ -85,12 +85,14 @@ void draw_series(Svg& svg, const Axis& x, const Axis& y, const Series& series,
 }
 
 void draw_legend(Svg& svg) {
-  const double right = kWidth - kRight;
-  svg.line(right - 212, kTop - 16, right - 188, kTop - 16, {.colour = kTrainColour, .width = 2.2});
-  svg.text(right - 182, kTop - 12, "training");
-  svg.line(right - 106, kTop - 16, right - 82, kTop - 16, {.colour = kValidColour, .width = 2.2});
-  svg.dot(right - 94, kTop - 16, 3.2, kValidColour);
-  svg.text(right - 76, kTop - 12, "validation");
+  const double right = kWidth - kCurvesRight;
+  svg.line(right - 212, kCurvesTop - 16, right - 188, kCurvesTop - 16,
+           {.colour = kTrainColour, .width = 2.2});
+  svg.text(right - 182, kCurvesTop - 12, "training");
+  svg.line(right - 106, kCurvesTop - 16, right - 82, kCurvesTop - 16,
+           {.colour = kValidColour, .width = 2.2});
+  svg.dot(right - 94, kCurvesTop - 16, 3.2, kValidColour);
+  svg.text(right - 76, kCurvesTop - 12, "validation");
 }
 
 }  // namespace
@@ -111,14 +113,16 @@ std::string curves_svg(const std::vector<MetricsRecord>& records, const CurvesIn
   }
 
   Svg svg(kWidth, kHeight);
-  const Axis x{.low = 0.0, .high = last_step, .first = kLeft, .last = kWidth - kRight};
-  const Axis loss_axis{
-      .low = 0.0, .high = highest_loss * 1.05, .first = kTop + kPanelHeight, .last = kTop};
-  const double second = kTop + kPanelHeight + kGap;
+  const Axis x{.low = 0.0, .high = last_step, .first = kCurvesLeft, .last = kWidth - kCurvesRight};
+  const Axis loss_axis{.low = 0.0,
+                       .high = highest_loss * 1.05,
+                       .first = kCurvesTop + kPanelHeight,
+                       .last = kCurvesTop};
+  const double second = kCurvesTop + kPanelHeight + kGap;
   const Axis accuracy_axis{
       .low = 0.0, .high = 100.0, .first = second + kPanelHeight, .last = second};
 
-  svg.text(kLeft, 26, info.title, {.size = 15, .bold = true});
+  svg.text(kCurvesLeft, 26, info.title, {.size = 15, .bold = true});
   draw_legend(svg);
 
   draw_frame(svg, x, loss_axis, "loss (cross entropy)", false);
@@ -127,9 +131,9 @@ std::string curves_svg(const std::vector<MetricsRecord>& records, const CurvesIn
 
   draw_frame(svg, x, accuracy_axis, "accuracy in %", true);
   const double chance = accuracy_axis.at(100.0 * info.chance);
-  svg.line(x.first, chance, x.last, chance, {.colour = kFaint, .dashes = "5 4"});
+  svg.line(x.first, chance, x.last, chance, {.colour = kCurvesFaint, .dashes = "5 4"});
   svg.text(x.first + 6, chance - 5, fmt::format("chance {:.1f} %", 100.0 * info.chance),
-           {.size = 11, .fill = kFaint});
+           {.size = 11, .fill = kCurvesFaint});
   draw_series(svg, x, accuracy_axis, series_of(records, false, accuracy), kTrainColour, false);
   draw_series(svg, x, accuracy_axis, series_of(records, true, accuracy), kValidColour, true);
 
@@ -137,9 +141,10 @@ std::string curves_svg(const std::vector<MetricsRecord>& records, const CurvesIn
   if (warmup > 0.0 && warmup < last_step) {
     for (const Axis* axis : {&loss_axis, &accuracy_axis}) {
       svg.line(x.at(warmup), axis->first, x.at(warmup), axis->last,
-               {.colour = kFaint, .dashes = "2 3"});
+               {.colour = kCurvesFaint, .dashes = "2 3"});
     }
-    svg.text(x.at(warmup) + 5, loss_axis.last + 14, "warm-up ends", {.size = 11, .fill = kFaint});
+    svg.text(x.at(warmup) + 5, loss_axis.last + 14, "warm-up ends",
+             {.size = 11, .fill = kCurvesFaint});
   }
   if (info.best_step > 0) {
     const double best_x = x.at(static_cast<double>(info.best_step));
