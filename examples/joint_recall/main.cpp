@@ -1,8 +1,11 @@
 // joint_recall: trains and tests models on joint recall.
 #include <fmt/format.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <new>
 
 #include "train/commands.hpp"
@@ -12,6 +15,14 @@ namespace {
 
 constexpr int kFailed = 1;
 constexpr int kUsage = 2;
+
+// Threads that spin while they wait take the cores from other programs and from each other: beside a
+// compiler on two cores, 40 steps took 42 s against 5.5 s. OpenMP reads its environment while it is
+// loaded, hence the fresh start; where that fails, things go on as they are.
+void let_threads_sleep(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  if (::setenv("OMP_WAIT_POLICY", "passive", 1) == 0) ::execv("/proc/self/exe", argv);
+}
 
 int run(int argc, char** argv) {
   using namespace joint_recall;
@@ -43,6 +54,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  let_threads_sleep(argv);
   // A write beyond a limit then fails with an error that names the file.
   ::signal(SIGXFSZ, SIG_IGN);
   try {
