@@ -12,8 +12,8 @@ int64_t segment_tokens(int64_t length, int64_t state_size) {
   constexpr int64_t kCachedFloats = int64_t{1} << 19;
   const int64_t cached = kCachedFloats / larger(1, state_size) * kScanTile;
   const int64_t unsplit = larger(512, smaller(2048, cached));
-  const auto balanced = static_cast<int64_t>(
-      std::sqrt(static_cast<double>(kScanTile) * static_cast<double>(length)));
+  const auto balanced =
+      static_cast<int64_t>(std::sqrt(static_cast<double>(kScanTile) * static_cast<double>(length)));
   return round_up(smaller(length, larger(unsplit, balanced)), kScanTile);
 }
 

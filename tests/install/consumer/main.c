@@ -6,7 +6,8 @@ static const hax_data_type fp32 = HAX_FP32;
 
 /* A compact fp32 tensor on the CPU. */
 static hax_tensor tensor(float* data, int32_t ndim, int64_t* shape) {
-  hax_tensor t = {.data = data, .device = {HAX_DEVICE_CPU, 0}, .ndim = ndim, .dtype = fp32, .shape = shape};
+  hax_tensor t = {
+      .data = data, .device = {HAX_DEVICE_CPU, 0}, .ndim = ndim, .dtype = fp32, .shape = shape};
   return t;
 }
 
@@ -14,11 +15,18 @@ int main(void) {
   /* One sequence of 4 tokens, 2 channels, state size 1: with A = 0 the scan is a running sum of u. */
   float u[] = {1, 10, 2, 20, 3, 30, 4, 40}, delta[] = {1, 1, 1, 1, 1, 1, 1, 1}, y[8];
   float A[] = {0, 0}, B[] = {1, 1, 1, 1}, C[] = {1, 1, 1, 1};
-  hax_tensor u_t = tensor(u, 3, (int64_t[]){1, 4, 2}), delta_t = tensor(delta, 3, (int64_t[]){1, 4, 2});
+  hax_tensor u_t = tensor(u, 3, (int64_t[]){1, 4, 2}),
+             delta_t = tensor(delta, 3, (int64_t[]){1, 4, 2});
   hax_tensor A_t = tensor(A, 2, (int64_t[]){2, 1}), y_t = tensor(y, 3, (int64_t[]){1, 4, 2});
-  hax_tensor B_t = tensor(B, 4, (int64_t[]){1, 4, 1, 1}), C_t = tensor(C, 4, (int64_t[]){1, 4, 1, 1});
-  hax_selective_scan_forward_args args = {
-      .struct_size = sizeof args, .u = &u_t, .delta = &delta_t, .A = &A_t, .B = &B_t, .C = &C_t, .y = &y_t};
+  hax_tensor B_t = tensor(B, 4, (int64_t[]){1, 4, 1, 1}),
+             C_t = tensor(C, 4, (int64_t[]){1, 4, 1, 1});
+  hax_selective_scan_forward_args args = {.struct_size = sizeof args,
+                                          .u = &u_t,
+                                          .delta = &delta_t,
+                                          .A = &A_t,
+                                          .B = &B_t,
+                                          .C = &C_t,
+                                          .y = &y_t};
 
   hax_context* context;
   size_t bytes;
