@@ -1,68 +1,11 @@
 // Selective scan and ssd, forward and backward on the CPU. Items are state updates: tokens times the
 // numbers of a state.
-#include <benchmark/benchmark.h>
-
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <memory>
-#include <random>
-#include <vector>
-
-#include "hax/hax.h"
+#include "operator_bench.hpp"
 
 namespace {
 
-// An fp32 tensor with its memory.
-class Values {
- public:
-  Values(std::vector<int64_t> shape, float low, float high) : shape_(std::move(shape)) {
-    int64_t count = 1;
-    for (const int64_t length : shape_) count *= length;
-    std::mt19937 engine(1);
-    std::uniform_real_distribution<float> uniform(low, high);
-    data_.resize(static_cast<size_t>(count));
-    for (float& value : data_) value = uniform(engine);
-    tensor_.data = data_.data();
-    tensor_.device = {HAX_DEVICE_CPU, 0};
-    tensor_.ndim = static_cast<int32_t>(shape_.size());
-    tensor_.dtype = HAX_FP32;
-    tensor_.shape = shape_.data();
-  }
-  Values(const Values&) = delete;
-  operator const hax_tensor*() const { return &tensor_; }
-
- private:
-  std::vector<int64_t> shape_;
-  std::vector<float> data_;
-  hax_tensor tensor_ = {};
-};
-
-void require(hax_status status) {
-  if (status == HAX_SUCCESS) return;
-  std::fprintf(stderr, "%s\n", hax_last_error());
-  std::abort();
-}
-
-// Runs an operator until the benchmark has enough, on `threads` threads.
-template <class Args>
-void measure(benchmark::State& state, int threads, int64_t updates, Args args,
-             hax_status (*query)(const hax_context*, const Args*, size_t*),
-             hax_status (*call)(const hax_context*, const Args*, void*, size_t, void*)) {
-  hax_context_options options = {};
-  options.struct_size = sizeof(options);
-  options.num_threads = threads;
-  hax_context* context = nullptr;
-  require(hax_context_create(&options, &context));
-  args.struct_size = sizeof(args);
-  size_t bytes = 0;
-  require(query(context, &args, &bytes));
-  const std::unique_ptr<void, void (*)(void*)> workspace(
-      std::aligned_alloc(64, (bytes + 64) / 64 * 64), std::free);
-  for (auto _ : state) require(call(context, &args, workspace.get(), bytes, nullptr));
-  state.SetItemsProcessed(state.iterations() * updates);
-  hax_context_destroy(context);
-}
+using hax_bench::measure;
+using hax_bench::Values;
 
 // Arguments: L, D, N, threads.
 struct SelectiveScanCase {
