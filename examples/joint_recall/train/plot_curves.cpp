@@ -151,10 +151,11 @@ std::string curves_svg(const std::vector<MetricsRecord>& records, const CurvesIn
     const double best_y = accuracy_axis.at(100.0 * info.best_accuracy);
     const bool left_half = best_x < (x.first + x.last) / 2;
     const double below = best_y + 24 > accuracy_axis.first ? -12 : 20;
-    svg.text(best_x + (left_half ? 8 : -8), best_y + below,
-             fmt::format("best {:.1f} % at step {}", 100.0 * info.best_accuracy,
-                         tick_text(static_cast<double>(info.best_step))),
-             {.anchor = left_half ? "start" : "end", .fill = kValidColour, .bold = true});
+    svg.text(
+        best_x + (left_half ? 8 : -8), best_y + below,
+        fmt::format("best {:.1f} % at step {}", 100.0 * info.best_accuracy,
+                    tick_text(static_cast<double>(info.best_step))),
+        {.anchor = left_half ? "start" : "end", .fill = kValidColour, .bold = true, .halo = true});
   }
   return svg.finish();
 }

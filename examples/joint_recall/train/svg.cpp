@@ -40,12 +40,14 @@ void Svg::text(double x, double y, std::string_view content, const TextStyle& st
       style.turn == 0.0
           ? ""
           : fmt::format(" transform=\"rotate({:.4g} {:.6g} {:.6g})\"", style.turn, x, y);
+  const char* const halo =
+      style.halo ? " paint-order=\"stroke\" stroke=\"#ffffff\" stroke-width=\"4\"" : "";
   fmt::format_to(
       std::back_inserter(body_),
-      "<text x=\"{:.6g}\" y=\"{:.6g}\" font-size=\"{:.4g}\" text-anchor=\"{}\" fill=\"{}\"{}{}>{}"
+      "<text x=\"{:.6g}\" y=\"{:.6g}\" font-size=\"{:.4g}\" text-anchor=\"{}\" fill=\"{}\"{}{}{}>{}"
       "</text>\n",
-      x, y, style.size, style.anchor, style.fill, style.bold ? " font-weight=\"bold\"" : "", turn,
-      xml_escape(content));
+      x, y, style.size, style.anchor, style.fill, style.bold ? " font-weight=\"bold\"" : "", halo,
+      turn, xml_escape(content));
 }
 
 void Svg::line(double x1, double y1, double x2, double y2, const Stroke& stroke) {

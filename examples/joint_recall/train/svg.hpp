@@ -19,6 +19,7 @@ class Svg {
     std::string_view fill = "#343a40";
     bool bold = false;
     double turn = 0.0;  // degrees, clockwise
+    bool halo = false;  // keeps it readable across lines
   };
   void text(double x, double y, std::string_view content, const TextStyle& style);
   void text(double x, double y, std::string_view content) { text(x, y, content, TextStyle{}); }
