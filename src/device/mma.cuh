@@ -1,0 +1,74 @@
+// Warp-level matrix products, as sm_80 and later have them. Fragments are the hardware's: lane = 4 r + c holds rows
+// r and r + 8, columns 2c and 2c + 1 of each 8 x 8 block (PTX ISA, "Matrix Fragments for mma").
+#pragma once
+
+#include <cstdint>
+
+#include "core/element.hpp"
+
+namespace hax::device {
+
+// d += a b with a 16 x 16 (row-major), b 16 x 8 (column-major), both of T, d 16 x 8 in fp32.
+template <class T>
+__device__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  if constexpr (type_of<T> == Type::bf16) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  } else {
+    static_assert(type_of<T> == Type::fp16);
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+}
+
+// d += a b with a 16 x 8 (row-major), b 8 x 8 (column-major) in tf32, d 16 x 8 in fp32. Lane 4 r + c holds of a: (r, c),
+// (r + 8, c), (r, c + 4), (r + 8, c + 4); of b: (c, r), (c + 4, r).
+__device__ inline void mma_16x8x8_tf32(float (&d)[4], const uint32_t (&a)[4],
+                                       const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// An fp32 number as the sum of two of tf32, which keeps 21 bits of it: three products of such halves (high high,
+// high low, low high) come within a few ulp of fp32.
+struct SplitTf32 {
+  uint32_t high, low;
+};
+__device__ inline SplitTf32 split_tf32(float value) {
+  SplitTf32 split;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(split.high) : "f"(value));
+  const float rest = value - __uint_as_float(split.high);
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(split.low) : "f"(rest));
+  return split;
+}
+
+__device__ inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Four 8 x 8 blocks of 16-bit elements; lane i gives the address of row i % 8 of block i / 8 (16 bytes, aligned).
+__device__ inline void load_matrix_x4(uint32_t (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// The same, each block transposed.
+__device__ inline void load_matrix_x4_transposed(uint32_t (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+}  // namespace hax::device
