@@ -10,7 +10,9 @@ HAX_LIBRARY names the library (default build/release/libhax.so). A peer that can
 import argparse
 import gc
 import json
+import os
 import re
+import subprocess
 import sys
 import time
 
@@ -117,6 +119,14 @@ def print_row(record, verdicts, wrong):
     sys.stdout.flush()
 
 
+def driver():
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--filter", default="")
@@ -131,6 +141,7 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = torch.cuda.get_device_name() if device == "cuda" else "none"
     report = {"gpu": gpu, "torch": torch.__version__, "hax": hax.version(), "absent": peers.absent,
+              "commit": os.environ.get("HAX_COMMIT", ""), "driver": driver(),
               "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "rows": []}  # fmt: skip
     print(f"GPU {gpu}, torch {torch.__version__}, hax {hax.version()}")
     for label, why in peers.absent.items():
