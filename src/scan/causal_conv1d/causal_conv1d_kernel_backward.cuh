@@ -34,10 +34,9 @@ struct BackwardWalk {
     }
   }
 
-  // Takes in a token; dx receives the gradient of the token W - 1 before it.
-  template <bool own>
+  // Takes in a token; dx receives the gradient of the token W - 1 before it. own: its dweight is this run's.
   __device__ void token(const Packed<T, V>& packed_x, const Packed<T, V>& packed_dy, bool silu,
-                        float (&dx)[V]) {
+                        float (&dx)[V], bool own = true) {
     float x[V], g[V];
     unpack(x, packed_x);
     unpack(g, packed_dy);
@@ -94,18 +93,18 @@ __device__ void finish_sequence(const BackwardWalk<S>& walk, const BackwardParam
   }
 }
 
-// A thread's x and dy of the tokens [begin, end) of a row, in order. Where T and V make copies of whole words they
-// are under way kDepth tokens ahead, in a part of shared memory that is this thread's alone.
+// A thread's x and dy of the tokens [begin, end) of a row. Where T and V make whole words of a token they are copied
+// ahead of their use, in stages, into a ring in shared memory whose slots are this thread's alone.
 template <class S>
 class TokenStream {
  public:
   using T = typename S::T;
-  using Tokens = Packed<T, S::V>;
-  static constexpr bool kAhead = sizeof(Tokens) >= 4;
-  static constexpr int kStage = 4;  // tokens that are waited for together
+  using Token = Packed<T, S::V>;
+  static constexpr bool kAhead = sizeof(Token) >= 4;
+  static constexpr int kStage = 4;  // tokens
   static constexpr int kStages = 3;
-  static constexpr int kDepth = kStage * kStages;
-  using Ring = Tokens[kAhead ? kDepth : 1][2][kBackwardThreads];
+  static constexpr int kSlots = kStage * kStages;
+  using Ring = Token[kAhead ? kSlots : 1][2][kBackwardThreads];
 
   __device__ TokenStream(Ring& ring, int thread, const BackwardParams& p, int64_t row,
                          int64_t begin, int64_t end, int64_t channel)
@@ -121,41 +120,42 @@ class TokenStream {
     }
   }
 
-  // The kStage tokens from token t on, which is the next multiple of kStage at every call.
-  __device__ void load(int t, Tokens (&x)[kStage], Tokens (&dy)[kStage]) {
+  // Must be called for every stage in turn, t being its first token: its tokens may be read from now on, and those of
+  // the stage before no more.
+  __device__ void begin_stage(int t) {
     if constexpr (kAhead) {
-      request((t + kDepth - kStage) % kDepth);
+      slot_ = t % kSlots;
+      request((slot_ + kSlots - kStage) % kSlots);
       device::wait_for_copies<kStages - 1>();
+    } else if (t > 0) {
+      x_ += kStage * x_step_;
+      dy_ += kStage * dy_step_;
     }
-#pragma unroll
-    for (int i = 0; i < kStage; ++i) {
-      if constexpr (kAhead) {
-        x[i] = ring_[t % kDepth + i][0][thread_];
-        dy[i] = ring_[t % kDepth + i][1][thread_];
-      } else if (left_ > i) {
-        x[i] = device::load_packed<T, S::V>(x_ + i * x_step_);
-        dy[i] = device::load_packed<T, S::V>(dy_ + i * dy_step_);
-      }
-    }
-    if constexpr (!kAhead) advance();
+  }
+  // Token i of the stage.
+  __device__ Token x(int i) const {
+    if constexpr (kAhead) return ring_[slot_ + i][0][thread_];
+    return device::load_packed<T, S::V>(x_ + i * x_step_);
+  }
+  __device__ Token dy(int i) const {
+    if constexpr (kAhead) return ring_[slot_ + i][1][thread_];
+    return device::load_packed<T, S::V>(dy_ + i * dy_step_);
   }
 
  private:
-  __device__ void advance() {
-    x_ += kStage * x_step_;
-    dy_ += kStage * dy_step_;
-    left_ -= kStage;
-  }
-  // Starts the copies of the next kStage tokens into the ring's slots from `slot` on.
+  // Starts the copies of the next stage, into the slots from `slot` on.
   __device__ void request(int slot) {
 #pragma unroll
     for (int i = 0; i < kStage; ++i) {
-      if (i >= left_) break;
-      device::copy_async<sizeof(Tokens)>(&ring_[slot + i][0][thread_], x_ + i * x_step_);
-      device::copy_async<sizeof(Tokens)>(&ring_[slot + i][1][thread_], dy_ + i * dy_step_);
+      if (left_ > i) {
+        device::copy_async<sizeof(Token)>(&ring_[slot + i][0][thread_], x_);
+        device::copy_async<sizeof(Token)>(&ring_[slot + i][1][thread_], dy_);
+      }
+      x_ += x_step_;
+      dy_ += dy_step_;
     }
     device::commit_copies();
-    advance();
+    left_ -= kStage;
   }
 
   Ring& ring_;
@@ -163,6 +163,7 @@ class TokenStream {
   const T *x_, *dy_;
   int64_t x_step_, dy_step_;
   int left_;
+  int slot_ = 0;
 };
 
 // A thread's run of tokens [begin, last): dx, and the sums of what the run adds to dweight and dbias. The W - 1 tokens
@@ -172,16 +173,16 @@ __device__ void walk_run(BackwardWalk<S>& walk, typename TokenStream<S>::Ring& r
                          const BackwardParams& p, int64_t row, int64_t begin, int64_t last,
                          int64_t channel) {
   using T = typename S::T;
-  using Stream = TokenStream<S>;
   constexpr int V = S::V, W = S::W;
+  constexpr int kStage = TokenStream<S>::kStage;
   SequenceCursor cursor(p.sequences, row, begin);
   const int64_t reach = p.dx ? min(last + W - 1, p.sequences.length) : last;
-  Stream stream(ring, thread, p, row, begin, reach, channel);
+  TokenStream<S> stream(ring, thread, p, row, begin, reach, channel);
   const int64_t dx_step = p.dx.stride[1];
   T* dx_at = p.dx ? token_address<S>(p.dx, row, begin, channel) - (W - 1) * dx_step : nullptr;
   // Tokens count from `begin` from here on.
   const int own = static_cast<int>(last - begin), all = static_cast<int>(reach - begin);
-  int low, end;  // no dx before `low` is this walk's; the sequence ends at `end`
+  int low = 0, end = 0;  // no dx before `low` is this walk's; the sequence ends at `end`
   const auto start_sequence = [&](int t) {
     low = t;
     end = static_cast<int>(min(cursor.end - begin, int64_t{all} + 1));
@@ -193,21 +194,19 @@ __device__ void walk_run(BackwardWalk<S>& walk, typename TokenStream<S>::Ring& r
     dx_at += dx_step;
   };
   start_sequence(0);
-  for (int t = 0; t < all; t += Stream::kStage) {
-    typename Stream::Tokens x[Stream::kStage], dy[Stream::kStage];
-    stream.load(t, x, dy);
-    if (t + Stream::kStage <= min(own, end)) {
+  for (int t = 0; t < all; t += kStage) {
+    stream.begin_stage(t);
+    if (t + kStage <= min(own, end)) {
 #pragma unroll
-      for (int i = 0; i < Stream::kStage; ++i) {
+      for (int i = 0; i < kStage; ++i) {
         float dx[V];
-        walk.template token<true>(x[i], dy[i], p.silu, dx);
+        walk.token(stream.x(i), stream.dy(i), p.silu, dx);
         emit(t + i, dx);
       }
       continue;
     }
-#pragma unroll
-    for (int i = 0; i < Stream::kStage; ++i) {
-      if (t + i >= all) break;
+#pragma unroll 1
+    for (int i = 0; i < kStage && t + i < all; ++i) {
       if (t + i == end) {
         if (p.dx) finish_sequence(walk, p, row, cursor.s, cursor.end, begin + low, last, channel);
         if (t + i >= own) return;
@@ -215,11 +214,7 @@ __device__ void walk_run(BackwardWalk<S>& walk, typename TokenStream<S>::Ring& r
         start_sequence(t + i);
       }
       float dx[V];
-      if (t + i < own) {
-        walk.template token<true>(x[i], dy[i], p.silu, dx);
-      } else {
-        walk.template token<false>(x[i], dy[i], p.silu, dx);
-      }
+      walk.token(stream.x(i), stream.dy(i), p.silu, dx, t + i < own);
       emit(t + i, dx);
     }
   }
