@@ -1,7 +1,7 @@
 // Forward and step of the convolution.
 #pragma once
 
-#include "scan/causal_conv1d/causal_conv1d_kernel.cuh"
+#include "scan/causal_conv1d/causal_conv1d_token_stream.cuh"
 
 namespace hax::causal_conv1d {
 
@@ -14,24 +14,26 @@ __global__ void __launch_bounds__(kForwardThreads)
     forward_kernel(const __grid_constant__ ForwardParams p,
                    const __grid_constant__ ForwardPlan plan) {
   using T = typename S::T;
+  using Stream = TokenStream<S, 1, kForwardThreads>;
   constexpr int V = S::V, W = S::W;
+  __shared__ typename Stream::Ring ring;
   const int64_t vectors = p.channels / V;
   const int64_t index = int64_t{blockIdx.x} * kForwardThreads + threadIdx.x;
   if (index >= p.sequences.batch * plan.tiles_per_row * vectors) return;
   const int64_t channel = index % vectors * V;
   const int64_t row = index / vectors / plan.tiles_per_row;
-  int64_t t = index / vectors % plan.tiles_per_row * plan.tile_tokens;
-  const int64_t last = min(t + plan.tile_tokens, p.sequences.length);
+  const int64_t begin = index / vectors % plan.tiles_per_row * plan.tile_tokens;
+  const int64_t last = min(begin + plan.tile_tokens, p.sequences.length);
 
+  Stream stream(ring, static_cast<int>(threadIdx.x), {p.x}, row, begin, last, channel);
   const Taps<V, W> taps(p, channel);
   const int first = first_tap<W>(p);
-  SequenceCursor cursor(p.sequences, row, t);
+  SequenceCursor cursor(p.sequences, row, begin);
   float history[W - 1][V];
-  const T* x = token_address<S>(p.x, row, t, channel);
-  T* y = token_address<S>(p.y, row, t, channel);
-  const auto token = [&](const Packed<T, V>& packed) {
+  T* y = token_address<S>(p.y, row, begin, channel);
+  const auto token = [&](int i) {
     float in[V], out[V];
-    unpack(in, packed);
+    unpack(in, stream.get(0, i));
     convolve<V, W>(out, taps, history, in, first);
     if (p.silu) {
 #pragma unroll
@@ -41,24 +43,29 @@ __global__ void __launch_bounds__(kForwardThreads)
     y += p.y.stride[1];
     shift_in<V, W - 1>(history, in);
   };
-
-  while (true) {
-    load_history<S>(history, p, row, cursor.s, cursor.begin, t, channel);
-    const int64_t stop = min(last, cursor.end);
-    for (; t + kUnroll <= stop; t += kUnroll) {
-      Packed<T, V> packed[kUnroll];
+  // Tokens count from `begin` from here on.
+  const int tokens = static_cast<int>(last - begin);
+  int end = 0;  // of the sequence
+  const auto start_sequence = [&](int t) {
+    end = static_cast<int>(min(cursor.end - begin, int64_t{tokens}));
+    load_history<S>(history, p, row, cursor.s, cursor.begin, begin + t, channel);
+  };
+  start_sequence(0);
+  for (int t = 0; t < tokens; t += Stream::kStage) {
+    stream.begin_stage(t);
+    if (t + Stream::kStage <= end) {
 #pragma unroll
-      for (int i = 0; i < kUnroll; ++i) {
-        packed[i] = device::load_packed<T, V>(x + i * p.x.stride[1]);
-      }
-      x += kUnroll * p.x.stride[1];
-#pragma unroll
-      for (int i = 0; i < kUnroll; ++i) token(packed[i]);
+      for (int i = 0; i < Stream::kStage; ++i) token(i);
+      continue;
     }
 #pragma unroll 1
-    for (; t < stop; ++t, x += p.x.stride[1]) token(device::load_packed<T, V>(x));
-    if (t >= last) return;
-    cursor.advance(p.sequences);
+    for (int i = 0; i < Stream::kStage && t + i < tokens; ++i) {
+      if (t + i == end) {
+        cursor.advance(p.sequences);
+        start_sequence(t + i);
+      }
+      token(i);
+    }
   }
 }
 
