@@ -92,34 +92,45 @@ __global__ void __launch_bounds__(kStateThreads)
   store_any(p.final_state, p.final_state.offset(s, i, channel), value);
 }
 
-// A thread for every (sequence, channel).
-template <class T>
+inline constexpr int kStepBytes = 4;  // of x that a thread moves at once
+
+// A thread for every (sequence, V channels).
+template <class S>
 __global__ void __launch_bounds__(kStateThreads) step_kernel(const __grid_constant__ StepParams p) {
-  constexpr int W = kMaxWidth;
+  using T = typename S::T;
+  constexpr int V = S::V, W = S::W;
+  const int64_t vectors = p.channels / V;
   const int64_t index = int64_t{blockIdx.x} * kStateThreads + threadIdx.x;
-  if (index >= p.batch * p.channels) return;
-  const int64_t channel = index % p.channels, b = index / p.channels;
+  if (index >= p.batch * vectors) return;
+  const int64_t channel = index % vectors * V, b = index / vectors;
   const int64_t source = p.slots.source(b);
   if (source < 0) return;
   const int first = first_tap<W>(p);
-  const Taps<1, W> taps(p, channel);
-  float history[W - 1][1];
+  float history[W - 1][V] = {};
 #pragma unroll
   for (int j = 0; j < W - 1; ++j) {
-    history[j][0] =
-        j < first ? 0.0f : load_any(p.state, p.state.offset(source, j - first, channel));
+    if (j >= first) {
+      device::load_any(history[j], p.state, p.state.offset(source, j - first, channel));
+    }
   }
+  const Taps<V, W> taps(p, channel);
   for (int64_t t = 0; t < p.tokens; ++t) {
-    const float in[1] = {device::to_float(*p.x.at<T>(b, t, channel))};
-    float out[1];
-    convolve<1, W>(out, taps, history, in, first);
-    *p.y.at<T>(b, t, channel) = device::from_float<T>(p.silu ? device::silu(out[0]) : out[0]);
-    shift_in<1, W - 1>(history, in);
+    float in[V], out[V];
+    unpack(in, device::load_packed<T, V>(token_address<S>(p.x, b, t, channel)));
+    convolve<V, W>(out, taps, history, in, first);
+    if (p.silu) {
+#pragma unroll
+      for (int v = 0; v < V; ++v) out[v] = device::silu(out[v]);
+    }
+    device::store_packed<T, V>(token_address<S>(p.y, b, t, channel), out);
+    shift_in<V, W - 1>(history, in);
     const int64_t slot = p.slots.destination(b, t, p.tokens);
     if (slot < 0) continue;
 #pragma unroll
     for (int j = 0; j < W - 1; ++j) {
-      if (j >= first) store_any(p.state, p.state.offset(slot, j - first, channel), history[j][0]);
+      if (j >= first) {
+        device::store_any(p.state, p.state.offset(slot, j - first, channel), history[j]);
+      }
     }
   }
 }
