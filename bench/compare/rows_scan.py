@@ -38,6 +38,14 @@ def conv_row(name, batch, length, channels, width, bars):
 
                 result = lambda out=out, sums=sums: {"dx": out.transpose(1, 2), "dweight": sums[0], "dbias": sums[1]}
             contestants[f"causal-conv1d ({layout})"] = Contestant(run, result)
+        if peers.conv_api is not None and device != "cpu":
+            leaf = x.detach().transpose(1, 2).requires_grad_(backward)
+            leaves = leaf, weight.clone().requires_grad_(backward), bias.clone().requires_grad_(backward)
+            run = lambda: peers.conv_api.causal_conv1d_fn(*leaves, activation="silu")
+            if backward:
+                out, dout = run(), dy.transpose(1, 2)
+                run = lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)
+            contestants["causal_conv1d_fn"] = Contestant(run)
         return contestants
 
     return Row(f"causal_conv1d {name} B{batch} L{length} D{channels} W{width}", make, tolerance=1e-2, bars=bars,

@@ -5,9 +5,11 @@
 
 namespace hax::causal_conv1d {
 
+// Tile on an H100, B8 L4096 D5376 W4 bf16: 0.389 ms; 4 bytes and 3 blocks on a multiprocessor 0.419.
 inline constexpr int kBackwardBytes = 8;   // that a thread moves at once
 inline constexpr int kBackwardLanes = 32;  // vectors of channels that a block owns
 inline constexpr int kBackwardThreads = kBackwardLanes * kBackwardRuns;
+inline constexpr int kBackwardStages = 3;
 
 // A thread's sums and what it needs to go from token to token. g is the gradient of the convolution's sum.
 template <class S>
@@ -94,7 +96,7 @@ __device__ void finish_sequence(const BackwardWalk<S>& walk, const BackwardParam
 
 // x and dy.
 template <class S>
-using BackwardStream = TokenStream<S, 2, kBackwardThreads>;
+using BackwardStream = TokenStream<S, 2, kBackwardThreads, kBackwardStages>;
 
 // A thread's run of tokens [begin, last): dx, and the sums of what the run adds to dweight and dbias. The W - 1 tokens
 // behind the run add to its dx, but their dweight is another run's.

@@ -5,16 +5,19 @@
 
 namespace hax::causal_conv1d {
 
-inline constexpr int kForwardBytes = 16;  // that a thread moves at once
+// Tile on an H100, B8 L4096 D5376 W4 bf16: 8 bytes, 4 stages 0.247 ms; 3 stages 0.256; 16 bytes, 4 stages 0.254.
+inline constexpr int kForwardBytes = 8;  // that a thread moves at once
 inline constexpr int kForwardThreads = 128;
+inline constexpr int kForwardBlocks = 6;  // on a multiprocessor
+inline constexpr int kForwardStages = 4;
 
 // A thread for every (row, tile of tokens, V channels), channels fastest.
 template <class S>
-__global__ void __launch_bounds__(kForwardThreads)
+__global__ void __launch_bounds__(kForwardThreads, kForwardBlocks)
     forward_kernel(const __grid_constant__ ForwardParams p,
                    const __grid_constant__ ForwardPlan plan) {
   using T = typename S::T;
-  using Stream = TokenStream<S, 1, kForwardThreads>;
+  using Stream = TokenStream<S, 1, kForwardThreads, kForwardStages>;
   constexpr int V = S::V, W = S::W;
   __shared__ typename Stream::Ring ring;
   const int64_t vectors = p.channels / V;

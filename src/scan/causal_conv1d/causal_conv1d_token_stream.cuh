@@ -8,15 +8,14 @@ namespace hax::causal_conv1d {
 
 // A thread's channels of the tokens [begin, end) of a row, of Inputs tensors. Where T and V make whole words of a token
 // they are copied ahead of their use, in stages, into a ring in shared memory whose slots are this thread's alone.
-template <class S, int Inputs, int Threads>
+template <class S, int Inputs, int Threads, int Stages>
 class TokenStream {
  public:
   using T = typename S::T;
   using Token = Packed<T, S::V>;
   static constexpr bool kAhead = sizeof(Token) >= 4;
   static constexpr int kStage = 4;  // tokens
-  static constexpr int kStages = 3;
-  static constexpr int kSlots = kStage * kStages;
+  static constexpr int kSlots = kStage * Stages;
   using Ring = Token[kAhead ? kSlots : 1][Inputs][Threads];
 
   __device__ TokenStream(Ring& ring, int thread, const Tensor (&inputs)[Inputs], int64_t row,
@@ -28,7 +27,7 @@ class TokenStream {
       step_[k] = inputs[k].stride[1];
     }
     if constexpr (kAhead) {
-      for (int stage = 0; stage + 1 < kStages; ++stage) request(stage * kStage);
+      for (int stage = 0; stage + 1 < Stages; ++stage) request(stage * kStage);
     }
   }
 
@@ -38,7 +37,7 @@ class TokenStream {
     if constexpr (kAhead) {
       slot_ = t % kSlots;
       request((slot_ + kSlots - kStage) % kSlots);
-      device::wait_for_copies<kStages - 1>();
+      device::wait_for_copies<Stages - 1>();
     } else if (t > 0) {
 #pragma unroll
       for (int k = 0; k < Inputs; ++k) next_[k] += kStage * step_[k];
