@@ -78,7 +78,7 @@ def bar(bars):
     if "ms" in bars:
         parts.append(f"<= {bars['ms']} ms")
     if "ratio" in bars:
-        parts.append(f">= {bars['ratio']}x")
+        parts.append(f">= {bars['ratio']}x" + (" by replay" if bars.get("by") == "replay" else ""))
     if "per_token" in bars:
         parts.append(f"<= {bars['per_token']}x per token of {bars['of']}")
     if "gib" in bars:
