@@ -148,14 +148,14 @@ def main():
               "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "rows": []}  # fmt: skip
     print(f"GPU {gpu}, torch {torch.__version__}, hax {hax.version()}")
     for label, why in peers.absent.items():
-        print(f"absent: {label} ({why})")
+        print(f"absent: {label} ({why})", flush=True)
     done = {}
     for row in rows:
         try:
             record = run_row(row, device, options.warm)
         except (hax.Error, RuntimeError) as why:
             record = {"name": row.name, "bars": row.bars, "errors": {}, "times": {}, "not_run": str(why).splitlines()[0]}
-            print(f"{row.name}\n    NOT RUN: {record['not_run']}")
+            print(f"{row.name}\n    NOT RUN: {record['not_run']}", flush=True)
         else:
             record["tokens"] = row.tokens
             print_row(record, *judge(row, record, done))
