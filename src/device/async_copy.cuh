@@ -15,12 +15,11 @@ __device__ inline void copy_async_16(void* to, const void* from, bool valid = tr
                : "memory");
 }
 
-// 4, 8 or 16 aligned bytes.
+// 4, 8 or 16 aligned bytes. to: from shared_address().
 template <int Bytes>
-__device__ void copy_async(void* to, const void* from) {
+__device__ void copy_async(uint32_t to, const void* from) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(to)), "l"(from),
-               "n"(Bytes)
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(Bytes)
                : "memory");
 }
 

@@ -20,7 +20,7 @@ class TokenStream {
 
   __device__ TokenStream(Ring& ring, int thread, const Tensor (&inputs)[Inputs], int64_t row,
                          int64_t begin, int64_t end, int64_t channel)
-      : ring_(ring), thread_(thread), left_(static_cast<int>(end - begin)) {
+      : slots_(&ring[0][0][thread]), left_(static_cast<int>(end - begin)) {
 #pragma unroll
     for (int k = 0; k < Inputs; ++k) {
       next_[k] = token_address<S>(inputs[k], row, begin, channel);
@@ -35,8 +35,9 @@ class TokenStream {
   // the stage before no more.
   __device__ void begin_stage(int t) {
     if constexpr (kAhead) {
-      slot_ = t % kSlots;
-      request((slot_ + kSlots - kStage) % kSlots);
+      const int slot = t % kSlots;
+      request((slot + kSlots - kStage) % kSlots);
+      stage_ = slots_ + slot * kSlot;
       device::wait_for_copies<Stages - 1>();
     } else if (t > 0) {
 #pragma unroll
@@ -46,19 +47,21 @@ class TokenStream {
 
   // Token i of the stage, of input k.
   __device__ Token get(int k, int i) const {
-    if constexpr (kAhead) return ring_[slot_ + i][k][thread_];
+    if constexpr (kAhead) return stage_[i * kSlot + k * Threads];
     return device::load_packed<T, S::V>(next_[k] + i * step_[k]);
   }
 
  private:
   // Starts the copies of the next stage, into the slots from `slot` on.
   __device__ void request(int slot) {
+    const uint32_t to = device::shared_address(slots_ + slot * kSlot);
 #pragma unroll
     for (int i = 0; i < kStage; ++i) {
 #pragma unroll
       for (int k = 0; k < Inputs; ++k) {
+        constexpr int kBytes = sizeof(Token);
         if (left_ > i) {
-          device::copy_async<sizeof(Token)>(&ring_[slot + i][k][thread_], next_[k]);
+          device::copy_async<kBytes>(to + (i * kSlot + k * Threads) * kBytes, next_[k]);
         }
         next_[k] += step_[k];
       }
@@ -67,10 +70,11 @@ class TokenStream {
     left_ -= kStage;
   }
 
-  Ring& ring_;
-  int thread_;
+  static constexpr int kSlot = Inputs * Threads;  // from one slot of a thread to its next
+
+  Token* slots_;
+  Token* stage_ = nullptr;
   int left_;  // tokens not asked for yet
-  int slot_ = 0;
   const T* next_[Inputs];
   int64_t step_[Inputs];
 };
