@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import hax
 import peers
@@ -162,12 +163,11 @@ def main():
         if record["times"]:
             done[row.name] = record
         report["rows"].append(record)
+        if options.json:
+            Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
         gc.collect()
         if device == "cuda":
             torch.cuda.empty_cache()
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(report, file, indent=1)
     return 0 if all(r.get("agrees") for r in report["rows"]) else 1
 
 
