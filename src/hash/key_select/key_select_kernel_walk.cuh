@@ -80,7 +80,8 @@ __device__ bool walk(BestKeys<V>& best, const Row& row, int64_t begin, int64_t e
       const int64_t batch = first + i * kWarp;
       const int64_t j = batch + lane;
       const uint32_t order = order_of(score[i]);
-      const bool enters = j < end && order > best.threshold();
+      const uint32_t threshold = best.threshold();
+      const bool enters = j < end && order > threshold;
       if (j < end && !enters) row.evict(j, j);
       uint32_t left = __ballot_sync(0xffffffffu, enters);
       changed |= left != 0;

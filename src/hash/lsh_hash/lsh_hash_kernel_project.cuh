@@ -176,7 +176,7 @@ __device__ void normalize_causally(const Params& p, const SequenceTiles::Tile& t
   Sums sums;
   for (int64_t t = mine.begin; used && t < mine.end; ++t) sums.add(x[t] - origin);
   const Sums total = scan_groups(sums, lanes, shared);
-  sums.add(before);
+  sums += before;
   for (int64_t t = mine.begin; used && t < mine.end; ++t) {
     const double difference = x[t] - origin;
     const double inverse = 1.0 / static_cast<double>(t + 1);
@@ -184,7 +184,7 @@ __device__ void normalize_causally(const Params& p, const SequenceTiles::Tile& t
     rows[(t - begin) * row + lanes.feature] =
         static_cast<float>((difference - sums.first * inverse) * sums.scale(inverse));
   }
-  before.add(total);
+  before += total;
 }
 
 // A block for every (slot of a tile, head).
