@@ -1,4 +1,4 @@
-// ssd's rooms: check (arguments to Params), plan (workspace, backend), cpu (kernels).
+// ssd's rooms: check (arguments to Params), plan (workspace, backend), cpu (kernels), launch and kernel (CUDA).
 #pragma once
 
 #include "core/check.hpp"
@@ -10,6 +10,7 @@
 #include "scan/scan_blocks.hpp"
 #include "scan/scan_checkpoints.hpp"
 #include "scan/slots.hpp"
+#include "scan/ssd/ssd_cuda.hpp"
 
 namespace hax::ssd {
 
@@ -43,12 +44,17 @@ struct StepParams : Inputs {
   Slots slots;
 };
 
+struct ForwardPlan {
+  ScanForwardPlan cpu;
+  CudaForwardPlan cuda;
+};
+
 struct Forward {
   using Args = hax_ssd_forward_args;
   static constexpr const char* name = "hax_ssd_forward";
   static ForwardParams check(Checker&, const Args&);
-  static ScanForwardPlan plan(const ForwardParams&, const Context&, Workspace&);
-  static void run(const ForwardParams&, const ScanForwardPlan&, const Context&, void* stream);
+  static ForwardPlan plan(const ForwardParams&, const Context&, Workspace&);
+  static void run(const ForwardParams&, const ForwardPlan&, const Context&, void* stream);
 };
 
 struct Backward {
@@ -144,5 +150,8 @@ template <CpuLevel level>
 void cpu_backward(const BackwardParams&, const ScanBackwardPlan&, int num_threads);
 template <CpuLevel level>
 void cpu_step(const StepParams&, const ScanForwardPlan&, int num_threads);
+
+void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
+void cuda_step(const StepParams&, void* stream);
 
 }  // namespace hax::ssd

@@ -20,16 +20,18 @@ ScanForwardPlan plan_forward(const Inputs& in, int64_t sequences, const Context&
 
 }  // namespace
 
-ScanForwardPlan Forward::plan(const ForwardParams& p, const Context& context,
-                              Workspace& workspace) {
-  require_cpu(p.device, name);
-  return plan_forward(p, p.sequences.count(), context, workspace);
+ForwardPlan Forward::plan(const ForwardParams& p, const Context& context, Workspace& workspace) {
+  if (use_cuda(p.device, name)) return {.cpu = {}, .cuda = {}};
+  return {.cpu = plan_forward(p, p.sequences.count(), context, workspace), .cuda = {}};
 }
 
-void Forward::run(const ForwardParams& p, const ScanForwardPlan& plan, const Context& context,
-                  void*) {
+void Forward::run(const ForwardParams& p, const ForwardPlan& plan, const Context& context,
+                  void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_forward(p, plan.cuda, stream);
+  }
   with_cpu_level(context.cpu_level,
-                 [&](auto level) { cpu_forward<level.value>(p, plan, context.num_threads); });
+                 [&](auto level) { cpu_forward<level.value>(p, plan.cpu, context.num_threads); });
 }
 
 ScanBackwardPlan Backward::plan(const BackwardParams& p, const Context& context,
@@ -55,11 +57,15 @@ void Backward::run(const BackwardParams& p, const ScanBackwardPlan& plan, const 
 }
 
 ScanForwardPlan Step::plan(const StepParams& p, const Context& context, Workspace& workspace) {
-  require_cpu(p.device, name);
+  if (use_cuda(p.device, name)) return {};
   return plan_forward(p, p.batch, context, workspace);
 }
 
-void Step::run(const StepParams& p, const ScanForwardPlan& plan, const Context& context, void*) {
+void Step::run(const StepParams& p, const ScanForwardPlan& plan, const Context& context,
+               void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_step(p, stream);
+  }
   with_cpu_level(context.cpu_level,
                  [&](auto level) { cpu_step<level.value>(p, plan, context.num_threads); });
 }
