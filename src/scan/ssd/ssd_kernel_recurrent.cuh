@@ -7,8 +7,8 @@
 namespace hax::ssd {
 
 inline constexpr int kRecurrentThreads = 256;
-inline constexpr int kRecurrentTile = 32;                                      // tokens
-inline constexpr int kRecurrentUnits = kRecurrentThreads / device::kWarp;      // of a block
+inline constexpr int kRecurrentTile = 32;                                  // tokens
+inline constexpr int kRecurrentUnits = kRecurrentThreads / device::kWarp;  // of a block
 inline constexpr int kRecurrentColumns = kRecurrentUnits * kWarpRows;
 
 template <class S>

@@ -14,9 +14,9 @@ inline constexpr int kWarpRows = 8;
 template <int Lanes, int States>
 struct RowShape {
   static constexpr int kLanes = Lanes;
-  static constexpr int kStates = States;                              // of a lane and row
-  static constexpr int kRows = kWarpRows * Lanes / device::kWarp;     // of a lane
-  static constexpr int kAllStates = Lanes * States;                   // N, rounded up
+  static constexpr int kStates = States;                           // of a lane and row
+  static constexpr int kRows = kWarpRows * Lanes / device::kWarp;  // of a lane
+  static constexpr int kAllStates = Lanes * States;                // N, rounded up
 };
 
 // 8 rows of one head.

@@ -35,7 +35,8 @@ __device__ void load_states(float (&to)[Count], const Tensor& from, int64_t offs
 template <class T, class S, bool kVectors>
 __global__ void __launch_bounds__(kStepThreads, S::kRows* S::kStates > 32 ? 2 : 3)
     step_kernel(const __grid_constant__ StepParams p, int64_t units) {
-  const int64_t index = blockIdx.x * int64_t{kStepThreads / device::kWarp} + threadIdx.x / device::kWarp;
+  const int64_t index =
+      blockIdx.x * int64_t{kStepThreads / device::kWarp} + threadIdx.x / device::kWarp;
   const int64_t b = index / units;
   if (b >= p.batch) return;
   const RowUnit unit(p, index % units);
@@ -64,7 +65,8 @@ __global__ void __launch_bounds__(kStepThreads, S::kRows* S::kStates > 32 ? 2 : 
     float y = device::warp_sums<S::kLanes>(sums, rows.part);
     if (writes) {
       if (p.D) {
-        const float skip = p.D.ndim == 2 ? *p.D.at<float>(unit.head, own_row) : *p.D.at<float>(unit.head);
+        const float skip =
+            p.D.ndim == 2 ? *p.D.at<float>(unit.head, own_row) : *p.D.at<float>(unit.head);
         y += skip * device::to_float(*p.x.at<T>(b, t, unit.head, own_row));
       }
       if (p.z) y *= device::silu(device::to_float(*p.z.at<T>(b, t, unit.head, own_row)));

@@ -2,6 +2,7 @@
 #include "device/launch.cuh"
 #include "scan/ssd/ssd_kernel_recurrent.cuh"
 #include "scan/ssd/ssd_kernel_step.cuh"
+#include "scan/ssd/ssd_launch.cuh"
 
 namespace hax::ssd {
 namespace {
@@ -25,8 +26,10 @@ bool moves_in_vectors(const Tensor& tensor) {
 
 }  // namespace
 
-void cuda_forward(const ForwardParams& p, const CudaForwardPlan&, void* stream) {
+void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* stream) {
   const device::Launcher launch(p.device, stream, Forward::name);
+  if (p.x.type == Type::bf16) return launch_forward<bf16>(launch, p, plan);
+  if (p.x.type == Type::fp16) return launch_forward<fp16>(launch, p, plan);
   const int64_t blocks = recurrent_blocks(p);
   dispatch_rows(p.states, [&](auto tag) {
     using S = typename decltype(tag)::type;
@@ -46,8 +49,8 @@ void cuda_step(const StepParams& p, void* stream) {
       const int64_t blocks = ceil_div(p.batch * units, kUnits);
       const bool vectors = moves_in_vectors<S::kStates>(p.state) &&
                            moves_in_vectors<S::kStates>(p.B) && moves_in_vectors<S::kStates>(p.C);
-      launch(vectors ? step_kernel<T, S, true> : step_kernel<T, S, false>, blocks, kStepThreads, 0, p,
-             units);
+      launch(vectors ? step_kernel<T, S, true> : step_kernel<T, S, false>, blocks, kStepThreads, 0,
+             p, units);
     });
   });
 }
