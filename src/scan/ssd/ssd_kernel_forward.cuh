@@ -1,6 +1,7 @@
 // Forward of ssd for 16-bit activations by products of matrices, a chunk of 64 tokens at a time.
 #pragma once
 
+#include "device/flag.cuh"
 #include "device/warpgroup.cuh"
 #include "scan/ssd/ssd_kernel_chunk.cuh"
 
@@ -172,18 +173,34 @@ class ForwardBlock {
     });
   }
 
-  // This thread's part of a state of fp32 in the workspace, the states of a block one after the other.
+  // States of slots in the workspace, each thread's part as it holds it. h becomes h decay + the slot's.
+  __device__ void load_workspace(int64_t slot, float decay) {
+    const float4* const states = workspace_state(slot);
+#pragma unroll
+    for (int i = 0; i < N / 8; ++i) {
+      const float4 other = __ldcg(states + i * device::kWarp);
+      h[i][0] = h[i][0] * decay + other.x, h[i][1] = h[i][1] * decay + other.y;
+      h[i][2] = h[i][2] * decay + other.z, h[i][3] = h[i][3] * decay + other.w;
+    }
+  }
+  __device__ void store_workspace(int64_t slot) {
+    float4* const states = workspace_state(slot);
+#pragma unroll
+    for (int i = 0; i < N / 8; ++i) {
+      states[i * device::kWarp] = make_float4(h[i][0], h[i][1], h[i][2], h[i][3]);
+    }
+  }
+
+  // The state as products leave it: lane 4 r + c has rows r and r + 8, states 8 i + 2 c and + 1.
+  float h[N / 8][4];
+  float piece_decay;  // of the state over what run() went through
+
+ private:
   __device__ float4* workspace_state(int64_t slot) const {
     return reinterpret_cast<float4*>(plan_.states) +
            (slot * (blockDim.x / device::kWarp) + warp_) * (N / 8) * device::kWarp + lane_;
   }
 
-  float h
-      [N / 8]
-      [4];  // the state as products leave it: lane 4 r + c has rows r, r + 8, states 8 i + 2 c, + 1
-  float piece_decay;  // of the state over what run() went through
-
- private:
   // Products by warpgroups, a unit each; a product for all tokens then. They read mix above its diagonal too.
   static constexpr bool kWarpgroups = device::kWarpgroupProducts && N >= 64;
   static constexpr int kTogether = kWarpgroups ? kChunk : 32;  // tokens of y held at a time
@@ -580,13 +597,66 @@ struct Piece {
   int64_t begin, end;  // chunks
 };
 
-// Chunks [at, end) of all columns in a row: the piece that starts there.
-__device__ inline Piece piece_at(int64_t at, int64_t end, int64_t chunks) {
-  const int64_t column = at / chunks, begin = at % chunks;
-  return {column, begin, min(chunks, begin + (end - at))};
+// The slots' pieces lie in a row, column after column.
+struct Slot {
+  int64_t chunks;      // of a column
+  int64_t begin, end;  // chunks of all columns
+
+  __device__ Slot(const ForwardParams& p, const CudaForwardPlan& plan, int64_t blocks)
+      : chunks(plan.slots > 0 ? (p.length + kChunk - 1) / kChunk : 1) {
+    const int64_t share = plan.slots > 0 ? plan.share : 1;
+    begin = blockIdx.x * share;
+    end = min(p.sequences.count() * blocks * chunks, begin + share);
+  }
+  __device__ Piece first() const {
+    return {begin / chunks, begin % chunks, min(chunks, begin % chunks + (end - begin))};
+  }
+  __device__ Piece last() const {
+    const int64_t column = (end - 1) / chunks;
+    return {column, max(int64_t{0}, begin - column * chunks), end - column * chunks};
+  }
+};
+
+// State of a piece that does not start its column: handed over by the slot before, or made of what the column's pieces
+// before it add.
+template <class Work>
+__device__ void load_piece_state(Work& work, const CudaForwardPlan& plan, int64_t first_slot) {
+  const int64_t slot = blockIdx.x;
+  if (plan.ready) {
+    if (threadIdx.x == 0) device::wait_for_flag(&plan.ready[slot - 1]);
+    __syncthreads();
+    work.load_state({}, 0, 1);
+    work.load_workspace(slot - 1, 0.0f);
+    return;
+  }
+  const int unit = threadIdx.x / (plan.warps * device::kWarp);
+  for (int64_t before = first_slot; before < slot; ++before) {
+    work.load_workspace(before, plan.decays[before * plan.units + unit]);
+  }
 }
 
-// Forward with y. Without slots a block for every column, else one for every slot.
+template <class Work>
+__device__ void run_piece(Work& work, const ForwardParams& p, const CudaForwardPlan& plan,
+                          const Slot& slot, const Piece& piece, int64_t blocks) {
+  const int64_t s = piece.column / blocks;
+  const UnitBlock block(p, piece.column % blocks, plan.units);
+  const Sequences::Range range = p.sequences.range(s);
+  work.enter(block);
+  work.load_state(p.initial_state, p.initial_state.offset(s), 1);
+  if (piece.begin > 0) load_piece_state(work, plan, piece.column * slot.chunks / plan.share);
+  const bool last = piece.end == slot.chunks;
+  work.run(block, range, piece.begin * kChunk, last ? range.length : piece.end * kChunk);
+  if (last) {
+    if (p.final_state) work.store_state(p.final_state, p.final_state.offset(s), 1);
+  } else if (plan.ready) {
+    work.store_workspace(blockIdx.x);
+    __syncthreads();
+    if (threadIdx.x == 0) device::set_flag(&plan.ready[blockIdx.x]);
+  }
+}
+
+// Forward with y. Without slots a block for every column, else one for every slot. A state that will be handed over is
+// made first; blocks start in order, so the one that waits for it waits for a block that runs already.
 template <class T, int N>
 __global__ void __launch_bounds__(kForwardThreads<N>, 1)
     forward_kernel(const __grid_constant__ ForwardParams p,
@@ -595,36 +665,12 @@ __global__ void __launch_bounds__(kForwardThreads<N>, 1)
                    int64_t blocks) {
   extern __shared__ __align__(1024) char memory[];
   ForwardBlock<T, N, true> work(p, plan, access, stages, split, memory);
-  const int64_t chunks = plan.slots > 0 ? (p.length + kChunk - 1) / kChunk : 1;
-  const int64_t share = plan.slots > 0 ? plan.share : 1;
-  const int64_t all = p.sequences.count() * blocks * chunks;
-  const int64_t end = min(all, (blockIdx.x + 1) * share);
-  for (int64_t at = blockIdx.x * share; at < end;) {
-    const Piece piece = piece_at(at, end, chunks);
-    const int64_t s = piece.column / blocks;
-    const UnitBlock block(p, piece.column % blocks, plan.units);
-    const Sequences::Range range = p.sequences.range(s);
-    work.enter(block);
-    work.load_state(p.initial_state, p.initial_state.offset(s), 1);
-    if (piece.begin > 0) {
-      // What the slots before this one add, from the column's start on.
-      for (int64_t slot = piece.column * chunks / share; slot < blockIdx.x; ++slot) {
-        const float decay =
-            plan.decays[slot * plan.units + threadIdx.x / (plan.warps * device::kWarp)];
-        const float4* const states = work.workspace_state(slot);
-#pragma unroll
-        for (int i = 0; i < N / 8; ++i) {
-          const float4 h = states[i * device::kWarp];
-          work.h[i][0] = work.h[i][0] * decay + h.x, work.h[i][1] = work.h[i][1] * decay + h.y;
-          work.h[i][2] = work.h[i][2] * decay + h.z, work.h[i][3] = work.h[i][3] * decay + h.w;
-        }
-      }
-    }
-    const bool last = piece.end == chunks;
-    const int64_t stop = last ? range.length : piece.end * kChunk;
-    work.run(block, range, piece.begin * kChunk, stop);
-    if (last && p.final_state) work.store_state(p.final_state, p.final_state.offset(s), 1);
-    at += piece.end - piece.begin;
+  Slot slot(p, plan, blocks);
+  const bool ahead = plan.ready && slot.end % slot.chunks != 0;
+  for (bool first = ahead; first || slot.begin < slot.end; first = false) {
+    const Piece piece = first ? slot.last() : slot.first();
+    run_piece(work, p, plan, slot, piece, blocks);
+    (first ? slot.end : slot.begin) += (first ? -1 : 1) * (piece.end - piece.begin);
   }
 }
 
@@ -637,29 +683,27 @@ __global__ void __launch_bounds__(kForwardThreads<N>, 1)
                   int64_t blocks) {
   extern __shared__ __align__(1024) char memory[];
   ForwardBlock<T, N, false> work(p, plan, access, stages, split, memory);
-  const int64_t chunks = (p.length + kChunk - 1) / kChunk;
-  const int64_t end = min(p.sequences.count() * blocks * chunks, (blockIdx.x + 1) * plan.share);
-  const int64_t column = (end - 1) / chunks;
-  const int64_t begin = max(blockIdx.x * plan.share, column * chunks);
-  if (end % chunks == 0) return;
-  const UnitBlock block(p, column % blocks, plan.units);
+  const Slot slot(p, plan, blocks);
+  const Piece piece = slot.last();
+  if (piece.end == slot.chunks) return;
+  const UnitBlock block(p, piece.column % blocks, plan.units);
   work.enter(block);
-#pragma unroll
-  for (int i = 0; i < N / 8; ++i) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) work.h[i][e] = 0.0f;
+  work.load_state({}, 0, 1);
+  work.run(block, p.sequences.range(piece.column / blocks), piece.begin * kChunk,
+           piece.end * kChunk);
+  work.store_workspace(blockIdx.x);
+  const int threads = plan.warps * device::kWarp;  // of a unit
+  if (threadIdx.x % threads == 0) {
+    plan.decays[blockIdx.x * plan.units + threadIdx.x / threads] = work.piece_decay;
   }
-  work.run(block, p.sequences.range(column / blocks), (begin - column * chunks) * kChunk,
-           (end - column * chunks) * kChunk);
-  float4* const states = work.workspace_state(blockIdx.x);
-#pragma unroll
-  for (int i = 0; i < N / 8; ++i) {
-    states[i * device::kWarp] = make_float4(work.h[i][0], work.h[i][1], work.h[i][2], work.h[i][3]);
-  }
-  if (threadIdx.x % (plan.warps * device::kWarp) == 0) {
-    plan.decays[blockIdx.x * plan.units + threadIdx.x / (plan.warps * device::kWarp)] =
-        work.piece_decay;
-  }
+}
+
+inline constexpr int kFlagThreads = 256;
+
+inline __global__ void __launch_bounds__(kFlagThreads)
+    clear_flags_kernel(int* flags, int64_t count) {
+  const int64_t i = blockIdx.x * int64_t{kFlagThreads} + threadIdx.x;
+  if (i < count) flags[i] = 0;
 }
 
 }  // namespace hax::ssd
