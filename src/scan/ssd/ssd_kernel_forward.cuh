@@ -698,12 +698,4 @@ __global__ void __launch_bounds__(kForwardThreads<N>, 1)
   }
 }
 
-inline constexpr int kFlagThreads = 256;
-
-inline __global__ void __launch_bounds__(kFlagThreads)
-    clear_flags_kernel(int* flags, int64_t count) {
-  const int64_t i = blockIdx.x * int64_t{kFlagThreads} + threadIdx.x;
-  if (i < count) flags[i] = 0;
-}
-
 }  // namespace hax::ssd

@@ -24,7 +24,18 @@ bool moves_in_vectors(const Tensor& tensor) {
                                    : device::moves_in_vectors<4>(tensor);
 }
 
+constexpr int kFlagThreads = 256;
+
+__global__ void __launch_bounds__(kFlagThreads) clear_flags_kernel(int* flags, int64_t count) {
+  const int64_t i = blockIdx.x * int64_t{kFlagThreads} + threadIdx.x;
+  if (i < count) flags[i] = 0;
+}
+
 }  // namespace
+
+void clear_flags(const device::Launcher& launch, int* flags, int64_t count) {
+  launch(clear_flags_kernel, ceil_div(count, kFlagThreads), kFlagThreads, 0, flags, count);
+}
 
 void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* stream) {
   const device::Launcher launch(p.device, stream, Forward::name);

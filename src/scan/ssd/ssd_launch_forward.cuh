@@ -24,8 +24,7 @@ void launch_chunks(const device::Launcher& launch, const ForwardParams& p,
     return forward_memory(N, 2, plan.units, plan.warps, output) <= launch.shared_memory() ? 2 : 1;
   };
   if (plan.ready) {
-    launch(clear_flags_kernel, ceil_div(plan.slots, kFlagThreads), kFlagThreads, 0, plan.ready,
-           plan.slots);
+    clear_flags(launch, plan.ready, plan.slots);
   } else if (plan.slots > 0) {
     const int count = stages(false);
     launch(pieces_kernel<T, N>, plan.slots, threads,
