@@ -1,4 +1,4 @@
-// ssd's rooms: check (arguments to Params), plan (workspace, backend), cpu (kernels).
+// ssd's rooms: check (arguments to Params), plan (workspace, backend), cpu (kernels), launch and kernel (CUDA).
 #pragma once
 
 #include "core/check.hpp"
@@ -10,6 +10,7 @@
 #include "scan/scan_blocks.hpp"
 #include "scan/scan_checkpoints.hpp"
 #include "scan/slots.hpp"
+#include "scan/ssd/ssd_cuda_backward.hpp"
 
 namespace hax::ssd {
 
@@ -43,6 +44,11 @@ struct StepParams : Inputs {
   Slots slots;
 };
 
+struct BackwardPlan {
+  ScanBackwardPlan cpu;
+  CudaBackwardPlan cuda;
+};
+
 struct Forward {
   using Args = hax_ssd_forward_args;
   static constexpr const char* name = "hax_ssd_forward";
@@ -55,8 +61,8 @@ struct Backward {
   using Args = hax_ssd_backward_args;
   static constexpr const char* name = "hax_ssd_backward";
   static BackwardParams check(Checker&, const Args&);
-  static ScanBackwardPlan plan(const BackwardParams&, const Context&, Workspace&);
-  static void run(const BackwardParams&, const ScanBackwardPlan&, const Context&, void* stream);
+  static BackwardPlan plan(const BackwardParams&, const Context&, Workspace&);
+  static void run(const BackwardParams&, const BackwardPlan&, const Context&, void* stream);
 };
 
 struct Step {
@@ -144,5 +150,8 @@ template <CpuLevel level>
 void cpu_backward(const BackwardParams&, const ScanBackwardPlan&, int num_threads);
 template <CpuLevel level>
 void cpu_step(const StepParams&, const ScanForwardPlan&, int num_threads);
+
+CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
+void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 
 }  // namespace hax::ssd
