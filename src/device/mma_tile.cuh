@@ -256,4 +256,14 @@ struct WarpTile {
   }
 };
 
+// How warps share out a product of kRows x kColumns.
+template <int kRows_, int kColumns_, int kAcross_, int kDown_>
+struct WarpGrid {
+  static constexpr int kAcross = kAcross_, kDown = kDown_, kWarps = kAcross_ * kDown_;
+  static constexpr int kRows = kRows_ / kDown_, kColumns = kColumns_ / kAcross_;
+  using Tile = WarpTile<kRows, kColumns>;
+  static __device__ int row(int warp) { return warp / kAcross * kRows; }
+  static __device__ int column(int warp) { return warp % kAcross * kColumns; }
+};
+
 }  // namespace hax::device

@@ -39,8 +39,7 @@ inline void expect_results(const NamedArguments& got, const NamedArrays& want,
     const auto found = got.find(name);
     ASSERT_NE(found, got.end()) << name;
     EXPECT_TRUE(found->second.sentinels_intact()) << name;
-    const double tolerance =
-        std::max(least_tolerance, scan_tolerance(found->second.arg()->dtype));
+    const double tolerance = std::max(least_tolerance, scan_tolerance(found->second.arg()->dtype));
     EXPECT_TRUE(expect_close(name, found->second.array(), array, tolerance));
   }
 }

@@ -113,9 +113,9 @@ TEST(SsdBackward, Layouts) {
 TEST(SsdBackward, GivenCheckpointsAreUsed) {
   const TestContext context;
   for (const hax_data_type type : kTypes) {
-    for (const int64_t every : {1, 50, 64, 100, 128, 250}) {
+    for (const int64_t every : {1, 50, 64, 128, 250}) {
       SsdCase c{.length = 300, .states = 40, .checkpoint_every = every, .options = {.type = type}};
-      if (every == 100) {
+      if (every == 64) {
         c.batch = 1;
         c.cu_seqlens = {0, 30, 300};
       }
@@ -125,18 +125,18 @@ TEST(SsdBackward, GivenCheckpointsAreUsed) {
       Array states({c.batch, c.length / every, c.heads, c.width, c.states});
       if (c.cu_seqlens.empty()) {
         states.data = flat.data;
-      } else {  // no checkpoint in the first sequence, two in the second, at rows 0 and 1
+      } else {  // no checkpoint in the first sequence, four in the second, from row 0 on
         std::copy(flat.data.begin(), flat.data.end(), states.data.begin());
       }
       const NamedArrays want = by_name(oracle_ssd_backward(a, c.dy(), c.dfinal_state()), a);
-      expect_results(run_ssd_backward(a, c.dy(), c.dfinal_state(), c.options, context,
-                                      Argument::input(states)),
-                     want, ssd_backward_tolerance(type));
+      expect_gradients(run_ssd_backward(a, c.dy(), c.dfinal_state(), c.options, context,
+                                        Argument::input(states)),
+                       want, type);
       for (double& state : states.data) state += 100.0;
-      const Array dC = run_ssd_backward(a, c.dy(), c.dfinal_state(), c.options, context,
-                                        Argument::input(states))
-                           .at("dC")
-                           .array();
+      const Array dC =
+          run_ssd_backward(a, c.dy(), c.dfinal_state(), c.options, context, Argument::input(states))
+              .at("dC")
+              .array();
       EXPECT_GT(difference(dC, want.at("dC")).error, 1e-1);
     }
   }
@@ -144,7 +144,8 @@ TEST(SsdBackward, GivenCheckpointsAreUsed) {
 
 TEST(SsdBackward, SameBitsEveryTime) {
   const TestContext context;
-  const SsdCase c{.length = 300, .heads = 20, .width = 32, .states = 64, .options = {.type = kBf16}};
+  const SsdCase c{
+      .length = 300, .heads = 20, .width = 32, .states = 64, .options = {.type = kBf16}};
   const SsdArgs a = c.values();
   const NamedArguments first = run_ssd_backward(a, c.dy(), c.dfinal_state(), c.options, context);
   for (int i = 0; i < 3; ++i) {
@@ -164,9 +165,8 @@ TEST(SsdBackward, ManyChunks) {
                     .options = {.type = type}};
     SsdArgs a = c.values();
     for (double& value : a.dt.data) value = round_to(value - 3.0, kFp32);
-    expect_results(run_ssd_backward(a, c.dy(), c.dfinal_state(), c.options, context),
-                   by_name(oracle_ssd_backward(a, c.dy(), c.dfinal_state()), a),
-                   ssd_backward_tolerance(type));
+    expect_gradients(run_ssd_backward(a, c.dy(), c.dfinal_state(), c.options, context),
+                     by_name(oracle_ssd_backward(a, c.dy(), c.dfinal_state()), a), type);
   }
 }
 

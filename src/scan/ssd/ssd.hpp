@@ -152,6 +152,7 @@ template <CpuLevel level>
 void cpu_step(const StepParams&, const ScanForwardPlan&, int num_threads);
 
 CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
+int64_t cuda_shared_limit(hax_device);  // bytes that a block may have
 void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 
 }  // namespace hax::ssd

@@ -16,9 +16,10 @@ struct CudaBackwardShape {
   bool operator==(const CudaBackwardShape&) const = default;
 };
 
-// All that there are kernels for, with 16-bit activations and with fp32.
+// All that there are kernels for, with 16-bit activations and with fp32. The last of each list does for every N and
+// needs no more than 99 KiB of shared memory.
 inline constexpr CudaBackwardShape kCudaBackwardShapes16[] = {
-    {64, 32, 16, 2}, {64, 128, 64, 2}, {32, 256, 32, 1}};
+    {64, 32, 16, 2}, {64, 128, 64, 2}, {32, 256, 16, 1}};
 inline constexpr CudaBackwardShape kCudaBackwardShapes32[] = {{32, 32, 16, 1}, {16, 256, 16, 1}};
 
 // Where chunks lie. Packed sequences take as many places as floor(L / chunk) + S chunks, some of which stay unused.
@@ -51,8 +52,9 @@ struct Chunks {
 struct CudaBackwardPlan {
   CudaBackwardShape shape;
   Chunks chunks;
-  int64_t slices;  // of a head
-  int64_t shares;  // blocks among which a group's units are shared out
+  int64_t slices;        // of a head
+  int64_t shares;        // blocks among which a group's units are shared out
+  int64_t skip_columns;  // of dD that a unit has: its width, or 1
 
   float*
       steps;  // (chunks, H, 3, tokens of a chunk): dt, sum of dt A log2(e) up to each token as a sum of two

@@ -22,11 +22,14 @@ struct BackwardShape {
   static constexpr int kStateRow = kStates + kPad, kWidthRow = kWidth + kPad,
                        kTokenRow = kTokens + kPad;
   static constexpr int kStateSize = kStates * kWidth;
+  // Warps of a block that walks a sequence, of one that has a tile.
+  static constexpr int kWalkWarps = kStateSize <= 16 * 32 ? 2 : 8;
+  static constexpr int kTileWarps = kStateSize >= 64 * 128 ? 16 : 8;
 };
 
 // Which tensors can be moved 16 bytes at a time.
 struct BackwardAccess {
-  bool x, dy, z, dx, B, C;
+  bool x, dy, dx, dz, B, C;
 };
 
 struct ChunkAt {
@@ -49,9 +52,15 @@ struct Unit {
   int64_t index, head;
   int first, width;  // elements of P
   __device__ Unit(const Inputs& in, int64_t slices, int whole, int64_t unit)
-      : index(unit), head(unit / slices), first(static_cast<int>(unit % slices) * whole) {
+      : index(unit), head(unit), first(0) {
+    if (slices > 1) {
+      const int number = static_cast<int>(unit), count = static_cast<int>(slices);
+      head = number / count;
+      first = number % count * whole;
+    }
     width = static_cast<int>(in.width) - first < whole ? static_cast<int>(in.width) - first : whole;
   }
+  __device__ int64_t slice(int whole) const { return first / whole; }
 };
 
 // Rows of a matrix in global memory.
@@ -75,31 +84,62 @@ __device__ Rows<T> token_rows(const Tensor& tensor, bool vectors, int64_t row, i
           vectors};
 }
 
-// Brings a matrix to shared memory; there after this thread's wait_for_copies and a barrier.
-template <int kThreads, int kRows, int kColumns, int kRow, class T>
-__device__ void fetch(T* to, const Rows<T>& from) {
-  constexpr int V = device::kVectorElements<T>;
-#pragma unroll 4
-  for (int i = threadIdx.x; i < kRows * kColumns / V; i += kThreads) {
-    const int r = i / (kColumns / V), c = i % (kColumns / V) * V;
-    if (from.vectors) {
-      const bool valid = r < from.rows && c < from.columns;
-      device::copy_async_16(to + r * kRow + c, valid ? from.data + r * from.stride + c : from.data,
-                            valid);
-    } else {
+// Some threads of a block that do a job together.
+template <int kCount_>
+struct Team {
+  static constexpr int kCount = kCount_;
+  int thread;
+};
+
+// fetch for any strides, row after row of the shared memory.
+template <int kRows, int kColumns, int kRow, int kThreads, class T>
+__device__ __noinline__ void fetch_elements(Team<kThreads> team, T* to, const Rows<T>& from) {
+#pragma unroll 1
+  for (int i = team.thread; i < kRows * kColumns; i += kThreads) {
+    const int r = i / kColumns, c = i % kColumns;
+    const bool valid = r < from.rows && c < from.columns;
+    to[r * kRow + c] = valid ? from.data[r * from.stride + c * from.step] : T{};
+  }
+}
+
+// Brings a matrix to shared memory; there after the team's wait_for_copies and a barrier.
+template <int kRows, int kColumns, int kRow, int kThreads, class T>
+__device__ void fetch(Team<kThreads> team, T* to, const Rows<T>& from) {
+  constexpr int V = device::kVectorElements<T>, kPerRow = kColumns / V;
+  if (!from.vectors) return fetch_elements<kRows, kColumns, kRow>(team, to, from);
+  static_assert(kThreads % kPerRow == 0 || kPerRow % kThreads == 0);
+  constexpr int kRowsAtOnce = kThreads > kPerRow ? kThreads / kPerRow : 1;
+  constexpr int kColumnsAtOnce = kThreads > kPerRow ? kColumns : kThreads * V;
+  const int first = team.thread / kPerRow;
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        const bool valid = r < from.rows && c + v < from.columns;
-        to[r * kRow + c + v] = valid ? from.data[r * from.stride + (c + v) * from.step] : T{};
+  for (int c = 0; c < kColumns; c += kColumnsAtOnce) {
+    const int column = c + team.thread % kPerRow * V;
+    const int rows = column < from.columns ? from.rows : 0;
+    const T* at = from.data + first * from.stride + column;
+    T* const base = to + first * kRow + column;
+    const auto move = [&](bool all) {
+#pragma unroll
+      for (int r = 0; r < kRows; r += kRowsAtOnce) {
+        if (kRows % kRowsAtOnce != 0 && r + first >= kRows) break;
+        const bool valid = all || r + first < rows;
+        device::copy_async_16(base + r * kRow, valid ? at : from.data, valid);
+        at += kRowsAtOnce * from.stride;
       }
+    };
+    if (from.rows == kRows && from.columns == kColumns) {
+      move(true);
+    } else {
+      move(false);
     }
   }
 }
 
 // The same for the product of dy and the gate.
-template <int kThreads, int kRows, int kColumns, int kRow, class T>
-__device__ void fetch_gated(T* to, const Rows<T>& dy, const Rows<T>& z) {
-  for (int i = threadIdx.x; i < kRows * kColumns; i += kThreads) {
+template <int kRows, int kColumns, int kRow, int kThreads, class T>
+__device__ __noinline__ void fetch_gated(Team<kThreads> team, T* to, const Rows<T>& dy,
+                                         const Rows<T>& z) {
+#pragma unroll 4
+  for (int i = team.thread; i < kRows * kColumns; i += kThreads) {
     const int r = i / kColumns, c = i % kColumns;
     float value = 0.0f;
     if (r < dy.rows && c < dy.columns) {
@@ -110,36 +150,67 @@ __device__ void fetch_gated(T* to, const Rows<T>& dy, const Rows<T>& z) {
   }
 }
 
+// A matrix in global memory that is written.
+template <class T>
+struct OutputRows {
+  T* data;
+  int64_t stride, step;
+  int rows, columns;
+  bool vectors;
+};
+
+template <int kRows, int kColumns, int kRow, int kThreads, class T>
+__device__ void store_rows(Team<kThreads> team, const OutputRows<T>& to, const T* from) {
+  constexpr int V = device::kVectorElements<T>, kPerRow = kColumns / V;
+  if (to.vectors && kThreads % kPerRow == 0) {
+    constexpr int kRowsAtOnce = kThreads / kPerRow > 0 ? kThreads / kPerRow : 1;
+    const int first = team.thread / kPerRow, c = team.thread % kPerRow * V;
+    const int rows = c < to.columns ? to.rows : 0;
+    T* at = to.data + first * to.stride + c;
+    from += first * kRow + c;
+#pragma unroll
+    for (int r = 0; r < kRows; r += kRowsAtOnce) {
+      if (r + first < rows) {
+        *reinterpret_cast<uint4*>(at) = *reinterpret_cast<const uint4*>(from + r * kRow);
+      }
+      at += kRowsAtOnce * to.stride;
+    }
+  } else {
+#pragma unroll 1
+    for (int i = team.thread; i < kRows * kColumns; i += kThreads) {
+      const int r = i / kColumns, c = i % kColumns;
+      if (r < to.rows && c < to.columns) to.data[r * to.stride + c * to.step] = from[r * kRow + c];
+    }
+  }
+}
+
 // The gradient of y before the gate, tokens [token, token + tokens) of a unit.
 template <class S, int kThreads>
-__device__ void fetch_output_gradient(typename S::T* to, const BackwardParams& p,
-                                      const BackwardAccess& access, int64_t row, int64_t token,
-                                      int tokens, const Unit& unit) {
+__device__ void fetch_output_gradient(Team<kThreads> team, typename S::T* to,
+                                      const BackwardParams& p, const BackwardAccess& access,
+                                      int64_t row, int64_t token, int tokens, const Unit& unit) {
   using T = typename S::T;
   const Rows<T> dy =
       token_rows<T>(p.dy, access.dy, row, token, tokens, unit.head, unit.first, unit.width);
-  if (!p.z) return fetch<kThreads, S::kTokens, S::kWidth, S::kWidthRow>(to, dy);
-  fetch_gated<kThreads, S::kTokens, S::kWidth, S::kWidthRow>(
-      to, dy, token_rows<T>(p.z, access.z, row, token, tokens, unit.head, unit.first, unit.width));
+  if (!p.z) return fetch<S::kTokens, S::kWidth, S::kWidthRow>(team, to, dy);
+  fetch_gated<S::kTokens, S::kWidth, S::kWidthRow>(
+      team, to, dy,
+      token_rows<T>(p.z, false, row, token, tokens, unit.head, unit.first, unit.width));
 }
 
 // Bytes to shared memory, 16 at a time.
 template <int kThreads>
-__device__ void fetch_bytes(void* to, const void* from, int bytes) {
-  for (int i = threadIdx.x * 16; i < bytes; i += kThreads * 16) {
+__device__ void fetch_bytes(Team<kThreads> team, void* to, const void* from, int bytes) {
+#pragma unroll 4
+  for (int i = team.thread * 16; i < bytes; i += kThreads * 16) {
     device::copy_async_16(static_cast<char*>(to) + i, static_cast<const char*>(from) + i);
   }
 }
 
 // A compact matrix to rows of kRow elements.
-template <int kThreads, int kRows, int kColumns, int kRow, class T>
-__device__ void fetch_compact(T* to, const T* from) {
-  fetch<kThreads, kRows, kColumns, kRow>(to, Rows<T>{from, kColumns, 1, kRows, kColumns, true});
-}
-
-template <class T>
-__device__ float load_scalar(const T* from) {
-  return device::to_float(*from);
+template <int kRows, int kColumns, int kRow, int kThreads, class T>
+__device__ void fetch_compact(Team<kThreads> team, T* to, const T* from) {
+  fetch<kRows, kColumns, kRow>(team, to, Rows<T>{from, kColumns, 1, kRows, kColumns, true});
 }
 
 }  // namespace hax::ssd

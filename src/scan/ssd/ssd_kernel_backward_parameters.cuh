@@ -20,54 +20,56 @@ __device__ inline double block_sum(double value, double* memory) {
   return memory[0];
 }
 
+// Sum over tiles of one column of a (tiles, columns) matrix, by every `stride`-th thread from `first` on.
+__device__ inline double sum_tiles(const float* from, int64_t tiles, int64_t columns, int64_t first,
+                                   int64_t stride) {
+  double sum = 0.0;
+#pragma unroll 8
+  for (int64_t tile = first; tile < tiles; tile += stride) {
+    sum += static_cast<double>(from[tile * columns]);
+  }
+  return sum;
+}
+
 // A block for every head.
 __global__ void __launch_bounds__(kSumThreads)
     backward_sum_parameters_kernel(const __grid_constant__ BackwardParams p,
                                    const __grid_constant__ CudaBackwardPlan plan) {
   __shared__ double memory[kSumThreads];
-  const int64_t head = blockIdx.x, units = plan.units(p.heads);
-  const bool writes = threadIdx.x == 0;
-  if (p.dA) {
+  const int64_t head = blockIdx.x, units = plan.units(p.heads), tiles = plan.tiles();
+  const auto total = [&](const float* from, int64_t rows, int64_t members, int64_t count) {
     double sum = 0.0;
-    for (int64_t tile = threadIdx.x; tile < plan.tiles(); tile += kSumThreads) {
-      for (int64_t slice = 0; slice < plan.slices; ++slice) {
-        sum += static_cast<double>(plan.dA[tile * units + head * plan.slices + slice]);
-      }
+    for (int64_t i = 0; i < count; ++i) {
+      sum += sum_tiles(from + head * count + i, rows, members, threadIdx.x, kSumThreads);
     }
-    sum = block_sum(sum, memory);
-    if (writes) *p.dA.at<float>(head) = static_cast<float>(sum);
+    return static_cast<float>(block_sum(sum, memory));
+  };
+  if (p.dA) {
+    const float sum = total(plan.dA, tiles, units, plan.slices);
+    if (threadIdx.x == 0) *p.dA.at<float>(head) = sum;
   }
   if (p.ddt_bias) {
-    double sum = 0.0;
-    for (int64_t chunk = threadIdx.x; chunk < plan.chunks.count; chunk += kSumThreads) {
-      sum += static_cast<double>(plan.dbias[chunk * p.heads + head]);
-    }
-    sum = block_sum(sum, memory);
-    if (writes) *p.ddt_bias.at<float>(head) = static_cast<float>(sum);
+    const float sum = total(plan.dbias, plan.chunks.count, p.heads, 1);
+    if (threadIdx.x == 0) *p.ddt_bias.at<float>(head) = sum;
   }
-  if (!p.dD) return;
+  if (p.dD && p.dD.ndim == 1) {
+    const float sum = total(plan.dD, tiles, units, plan.slices);
+    if (threadIdx.x == 0) *p.dD.at<float>(head) = sum;
+  }
+  if (!p.dD || p.dD.ndim == 1) return;
   const int width = plan.shape.width;
   const int column = static_cast<int>(threadIdx.x) % width;
-  double whole = 0.0;
   for (int64_t slice = 0; slice < plan.slices; ++slice) {
-    double sum = 0.0;
-    for (int64_t tile = threadIdx.x / width; tile < plan.tiles(); tile += kSumThreads / width) {
-      sum += static_cast<double>(
-          plan.dD[(tile * units + head * plan.slices + slice) * width + column]);
-    }
-    if (p.dD.ndim == 1) {
-      whole += block_sum(sum, memory);
-      continue;
-    }
     __syncthreads();
-    memory[threadIdx.x] = sum;
+    memory[threadIdx.x] = sum_tiles(plan.dD + (head * plan.slices + slice) * width + column, tiles,
+                                    units * width, threadIdx.x / width, kSumThreads / width);
     __syncthreads();
-    if (threadIdx.x >= width) continue;
-    for (int i = column + width; i < kSumThreads; i += width) sum += memory[i];
     const int64_t element = slice * width + column;
-    if (element < p.width) *p.dD.at<float>(head, element) = static_cast<float>(sum);
+    if (threadIdx.x >= width || element >= p.width) continue;
+    double sum = 0.0;
+    for (int i = column; i < kSumThreads; i += width) sum += memory[i];
+    *p.dD.at<float>(head, element) = static_cast<float>(sum);
   }
-  if (p.dD.ndim == 1 && writes) *p.dD.at<float>(head) = static_cast<float>(whole);
 }
 
 }  // namespace hax::ssd

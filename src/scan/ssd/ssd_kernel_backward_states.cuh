@@ -6,7 +6,6 @@
 
 namespace hax::ssd {
 
-inline constexpr int kWalkThreads = 128;
 inline constexpr int kWalkStages = 3;
 
 template <class S>
@@ -17,14 +16,15 @@ struct WalkShared {
     typename S::T weights[S::kTokens];
     float decays[4];
   } stages[kWalkStages];
+  typename S::T state[S::kWidth * S::kStateRow];  // on its way to memory
 };
 
 template <class S>
 class Walk {
   using T = typename S::T;
-  static constexpr int kWarps = kWalkThreads / device::kWarp;
-  static constexpr int kColumns = S::kStates / kWarps < 16 ? 16 : S::kStates / kWarps;
-  using State = device::WarpTile<S::kWidth, kColumns>;
+  static constexpr int kThreads = S::kWalkWarps * device::kWarp;
+  static constexpr int kDown = S::kWidth > 32 ? S::kWidth / 32 : 1;
+  using Grid = device::WarpGrid<S::kWidth, S::kStates, S::kWalkWarps / kDown, kDown>;
 
  public:
   __device__ Walk(WalkShared<S>& shared, const BackwardParams& p, const CudaBackwardPlan& plan,
@@ -37,14 +37,13 @@ class Walk {
         s_(s),
         range_(p.sequences.range(s)),
         unit_(p, plan.slices, S::kWidth, unit),
+        group_(unit_.head / (p.heads / p.groups)),
         chunks_((range_.length + S::kChunk - 1) / S::kChunk),
         place_(plan.chunks.first_of(p.sequences, s)) {}
 
-  __device__ void run() {
-    load(back_ ? p_.dfinal_state : p_.initial_state,
-         (back_ ? p_.dfinal_state : p_.initial_state).offset(s_, unit_.head), 1.0f);
-    // Forwards the state behind the last chunk is of no use, back the one before the first chunk may be.
-    const int64_t steps = 2 * (back_ && p_.dinitial_state ? chunks_ : chunks_ - 1);
+  // By the warp that brings the tiles.
+  __device__ void fetch_all() {
+    const int64_t steps = count_steps();
     for (int ahead = 0; ahead < kWalkStages - 1; ++ahead) {
       if (ahead < steps) fetch_step(ahead);
       device::commit_copies();
@@ -54,45 +53,69 @@ class Walk {
       __syncthreads();
       if (i + kWalkStages - 1 < steps) fetch_step(i + kWalkStages - 1);
       device::commit_copies();
+    }
+    if (ends_with_state(steps)) __syncthreads();
+  }
+
+  // By all others.
+  __device__ void run() {
+    load(back_ ? p_.dfinal_state : p_.initial_state,
+         (back_ ? p_.dfinal_state : p_.initial_state).offset(s_, unit_.head), 1.0f);
+    const int64_t steps = count_steps();
+    for (int64_t i = 0; i < steps; ++i) {
+      if (i % 2 == 0) put_state();
+      __syncthreads();
+      const auto& stage = shared_.stages[static_cast<int>(i % kWalkStages)];
       if (i % 2 == 0) {
         store_state(i / 2);
-        fade(i / 2, shared_.stages[i % kWalkStages].decays[back_]);
+        fade(i / 2, stage.decays[back_]);
       }
-      add(shared_.stages[i % kWalkStages]);
+      add(stage);
     }
-    if (chunks_ > 0 && steps < 2 * chunks_) store_state(chunks_ - 1);
+    if (ends_with_state(steps)) {
+      put_state();
+      __syncthreads();
+      store_state(chunks_ - 1);
+    }
     if (back_ && p_.dinitial_state) store_initial_gradient();
   }
 
  private:
-  __device__ bool has_columns() const { return column_ < S::kStates; }
+  // Forwards the state behind the last chunk is of no use, back the one before the first chunk may be.
+  __device__ int64_t count_steps() const {
+    return 2 * (back_ && p_.dinitial_state ? chunks_ : chunks_ - 1);
+  }
+  __device__ bool ends_with_state(int64_t steps) const {
+    return chunks_ > 0 && steps < 2 * chunks_;
+  }
   __device__ int64_t chunk_at(int64_t step) const { return back_ ? chunks_ - 1 - step : step; }
 
   __device__ void fetch_step(int64_t i) {
-    auto& stage = shared_.stages[i % kWalkStages];
+    const Team<device::kWarp> team{lane_};
+    auto& stage = shared_.stages[static_cast<int>(i % kWalkStages)];
     const int64_t chunk = chunk_at(i / 2);
     const int begin = static_cast<int>(i % 2) * S::kTokens;
     const int64_t first = chunk * S::kChunk + begin, token = range_.begin + first;
     const int tokens =
         static_cast<int>(min(int64_t{S::kTokens}, max(int64_t{0}, range_.length - first)));
     if (back_) {
-      fetch_output_gradient<S, kWalkThreads>(stage.tokens, p_, access_, range_.row, token, tokens,
-                                             unit_);
+      fetch_output_gradient<S>(team, stage.tokens, p_, access_, range_.row, token, tokens, unit_);
     } else {
-      fetch<kWalkThreads, S::kTokens, S::kWidth, S::kWidthRow>(
-          stage.tokens, token_rows<T>(p_.x, access_.x, range_.row, token, tokens, unit_.head,
-                                      unit_.first, unit_.width));
+      fetch<S::kTokens, S::kWidth, S::kWidthRow>(
+          team, stage.tokens,
+          token_rows<T>(p_.x, access_.x, range_.row, token, tokens, unit_.head, unit_.first,
+                        unit_.width));
     }
-    fetch<kWalkThreads, S::kTokens, S::kStates, S::kStateRow>(
-        stage.rows,
+    fetch<S::kTokens, S::kStates, S::kStateRow>(
+        team, stage.rows,
         token_rows<T>(back_ ? p_.C : p_.B, back_ ? access_.C : access_.B, range_.row, token, tokens,
-                      unit_.head / (p_.heads / p_.groups), 0, static_cast<int>(p_.states)));
+                      group_, 0, static_cast<int>(p_.states)));
     const int64_t at = (place_ + chunk) * p_.heads + unit_.head;
     const int64_t direction = back_ ? plan_.chunks.count * p_.heads * S::kChunk : 0;
-    fetch_bytes<kWalkThreads>(
-        stage.weights, static_cast<const T*>(plan_.weights) + direction + at * S::kChunk + begin,
-        sizeof(stage.weights));
-    fetch_bytes<kWalkThreads>(stage.decays, plan_.decays + at * 4, sizeof(stage.decays));
+    fetch_bytes(team, stage.weights,
+                static_cast<const T*>(plan_.weights) + direction + at * S::kChunk + begin,
+                sizeof(stage.weights));
+    fetch_bytes(team, stage.decays, plan_.decays + at * 4, sizeof(stage.decays));
   }
 
   // The decay over a chunk; where a checkpoint falls on it, it takes the state's place.
@@ -110,23 +133,22 @@ class Walk {
   }
 
   __device__ void add(const typename WalkShared<S>::Stage& stage) {
-    if (!has_columns()) return;
     const auto weigh = [&](device::LeftFragment<T>& a, int, int k) {
       device::scale_columns(a, stage.weights + k, lane_);
     };
-    const auto add_to = [&](State& state) {
-      state.add_product(device::transposed(stage.tokens, S::kWidthRow), 0,
+    const auto add_to = [&](typename Grid::Tile& state) {
+      state.add_product(device::transposed(stage.tokens, S::kWidthRow), row_,
                         device::factor(stage.rows, S::kStateRow), column_, 0, S::kTokens, weigh);
     };
     if constexpr (S::kExact) {
       // Tensor cores truncate their sums, which a long memory would gather.
-      State part;
+      typename Grid::Tile part;
       part.clear();
       add_to(part);
 #pragma unroll
-      for (int i = 0; i < State::kRowBlocks; ++i) {
+      for (int i = 0; i < Grid::Tile::kRowBlocks; ++i) {
 #pragma unroll
-        for (int j = 0; j < State::kColumnBlocks; ++j) {
+        for (int j = 0; j < Grid::Tile::kColumnBlocks; ++j) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) state_.values[i][j][e] += part.values[i][j][e];
         }
@@ -141,6 +163,7 @@ class Walk {
     const int64_t width_stride = states ? states.stride[states.ndim - 2] : 0;
     const int64_t stride = states ? states.stride[states.ndim - 1] : 0;
     state_.for_each([&](float& value, int p, int n) {
+      p += row_;
       n += column_;
       value = states && p < unit_.width && n < p_.states
                   ? decay * device::load_any(states,
@@ -153,6 +176,7 @@ class Walk {
     const Tensor& to = p_.dinitial_state;
     const int64_t offset = to.offset(s_, unit_.head);
     state_.for_each([&](float& value, int p, int n) {
+      p += row_;
       n += column_;
       if (p < unit_.width && n < p_.states) {
         device::store_any(to, offset + (unit_.first + p) * to.stride[2] + n * to.stride[3], value);
@@ -160,15 +184,19 @@ class Walk {
     });
   }
 
-  __device__ void store_state(int64_t step) {
-    if (!has_columns()) return;
-    const int64_t place = (back_ ? plan_.chunks.count : 0) + place_ + chunk_at(step);
-    T* const to = static_cast<T*>(plan_.states) +
-                  (place * plan_.units(p_.heads) + unit_.index) * S::kStateSize + column_;
+  __device__ void put_state() {
     state_.for_each_pair([&](float a, float b, int p, int n) {
       const float pair[] = {a, b};
-      device::store_packed<T, 2>(to + p * S::kStates + n, pair);
+      device::store_packed<T, 2>(shared_.state + (row_ + p) * S::kStateRow + column_ + n, pair);
     });
+  }
+  __device__ void store_state(int64_t step) {
+    const int64_t place = (back_ ? plan_.chunks.count : 0) + place_ + chunk_at(step);
+    T* const to = static_cast<T*>(plan_.states) +
+                  (place * plan_.units(p_.heads) + unit_.index) * S::kStateSize;
+    store_rows<S::kWidth, S::kStates, S::kStateRow>(
+        Team<kThreads>{static_cast<int>(threadIdx.x)},
+        OutputRows<T>{to, S::kStates, 1, S::kWidth, S::kStates, true}, shared_.state);
   }
 
   WalkShared<S>& shared_;
@@ -179,15 +207,16 @@ class Walk {
   const int64_t s_;
   const Sequences::Range range_;
   const Unit unit_;
-  const int64_t chunks_, place_;
+  const int64_t group_, chunks_, place_;
   const int lane_ = threadIdx.x % device::kWarp;
-  const int column_ = threadIdx.x / device::kWarp * kColumns;
-  State state_;
+  const int row_ = Grid::row(threadIdx.x / device::kWarp);
+  const int column_ = Grid::column(threadIdx.x / device::kWarp);
+  typename Grid::Tile state_;
 };
 
 // A block for every (sequence, unit, direction), directions fastest.
 template <class S>
-__global__ void __launch_bounds__(kWalkThreads)
+__global__ void __launch_bounds__((S::kWalkWarps + 1) * device::kWarp, 2)
     backward_states_kernel(const __grid_constant__ BackwardParams p,
                            const __grid_constant__ CudaBackwardPlan plan,
                            const __grid_constant__ BackwardAccess access) {
@@ -195,7 +224,11 @@ __global__ void __launch_bounds__(kWalkThreads)
   const int64_t units = plan.units(p.heads);
   Walk<S> walk(*reinterpret_cast<WalkShared<S>*>(memory), p, plan, access, blockIdx.x % 2 != 0,
                blockIdx.x / 2 / units, blockIdx.x / 2 % units);
-  walk.run();
+  if (threadIdx.x < S::kWalkWarps * device::kWarp) {
+    walk.run();
+  } else {
+    walk.fetch_all();
+  }
 }
 
 }  // namespace hax::ssd

@@ -3,6 +3,14 @@
 
 namespace hax::ssd {
 
+int64_t cuda_shared_limit(hax_device device) {
+  int bytes = 0;
+  device::check(
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.index),
+      Backward::name, "cudaDeviceGetAttribute");
+  return bytes;
+}
+
 void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* stream) {
   const device::Launcher launch(p.device, stream, Backward::name);
   switch (p.x.type) {

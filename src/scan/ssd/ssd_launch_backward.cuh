@@ -14,18 +14,19 @@ template <class S>
 void launch_backward(const device::Launcher& launch, const BackwardParams& p,
                      const CudaBackwardPlan& plan) {
   using T = typename S::T;
+  static_assert(sizeof(WalkShared<S>) <= 99 * 1024);
+  static_assert(sizeof(TileShared<S>) <= (S::kTileWarps == 16 ? 224 : 99) * 1024);
   constexpr int V = device::kVectorElements<T>;
-  const BackwardAccess access = {
-      device::moves_in_vectors<V>(p.x), device::moves_in_vectors<V>(p.dy),
-      device::moves_in_vectors<V>(p.z), device::moves_in_vectors<2>(p.dx),
-      device::moves_in_vectors<V>(p.B), device::moves_in_vectors<V>(p.C)};
+  const auto vectors = [](const Tensor& tensor) { return device::moves_in_vectors<V>(tensor); };
+  const BackwardAccess access = {vectors(p.x),  vectors(p.dy), vectors(p.dx),
+                                 vectors(p.dz), vectors(p.B),  vectors(p.C)};
   const int64_t step_blocks = plan.chunks.count * ceil_div(p.heads, kStepHeads);
   launch(backward_steps_kernel<S>, step_blocks, kStepThreads, 0, p, plan);
-  launch(backward_states_kernel<S>, 2 * p.sequences.count() * plan.units(p.heads), kWalkThreads,
-         sizeof(WalkShared<S>), p, plan, access);
+  launch(backward_states_kernel<S>, 2 * p.sequences.count() * plan.units(p.heads),
+         (S::kWalkWarps + 1) * device::kWarp, sizeof(WalkShared<S>), p, plan, access);
   if (p.heads == 0) return;
-  launch(backward_tile_kernel<S>, plan.tiles() * p.groups * plan.shares, kTileThreads,
-         sizeof(TileShared<S>), p, plan, access);
+  launch(backward_tile_kernel<S>, plan.tiles() * p.groups * plan.shares,
+         S::kTileWarps * device::kWarp, sizeof(TileShared<S>), p, plan, access);
   if (plan.gradients) {
     launch(backward_sum_shares_kernel<T>,
            ceil_div(p.batch * p.length * p.groups * p.states, kShareThreads), kShareThreads, 0, p,

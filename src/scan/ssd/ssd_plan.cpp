@@ -33,7 +33,10 @@ void Forward::run(const ForwardParams& p, const ScanForwardPlan& plan, const Con
 }
 
 BackwardPlan Backward::plan(const BackwardParams& p, const Context& context, Workspace& workspace) {
-  if (use_cuda(p.device, name)) return {.cpu = {}, .cuda = plan_cuda_backward(p, workspace)};
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return {.cpu = {}, .cuda = plan_cuda_backward(p, workspace)};
+  }
+  require_cpu(p.device, name);
   const ScanBlocks blocks =
       make_scan_blocks(p.heads, p.groups, p.batch, kLargestBlock, 1, kEnoughBackwardTasks);
   ScanBackwardPlan plan =

@@ -1,18 +1,25 @@
+#include "core/backend.hpp"
 #include "scan/ssd/ssd.hpp"
 
 namespace hax::ssd {
 namespace {
 
+bool has_large_shared_memory(hax_device device) {
+  if constexpr (kWithCuda) return cuda_shared_limit(device) >= 224 * 1024;
+  return false;
+}
+
 CudaBackwardShape choose_shape(const BackwardParams& p) {
   if (p.x.type == Type::fp32) return kCudaBackwardShapes32[p.states > 32];
-  if (p.states > 128) return kCudaBackwardShapes16[2];
-  return kCudaBackwardShapes16[p.states > 32 || p.width > 16];
+  if (p.states <= 32 && p.width <= 16) return kCudaBackwardShapes16[0];
+  if (p.states <= 128 && has_large_shared_memory(p.device)) return kCudaBackwardShapes16[1];
+  return kCudaBackwardShapes16[2];
 }
 
 }  // namespace
 
 CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspace) {
-  constexpr int64_t kEnoughBlocks = 2048;
+  constexpr int64_t kEnoughBlocks = 1024;
   CudaBackwardPlan plan;
   plan.shape = choose_shape(p);
   plan.chunks.tokens = 2 * plan.shape.tokens;
@@ -36,8 +43,9 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   plan.gradients = workspace.take<float>(
       several ? plan.shares * p.batch * p.length * p.groups * 2 * p.states : 0);
   if (!several) plan.gradients = nullptr;
+  plan.skip_columns = p.D.ndim == 2 ? plan.shape.width : 1;
   plan.dA = workspace.take<float>(plan.tiles() * units);
-  plan.dD = workspace.take<float>(p.dD ? plan.tiles() * units * plan.shape.width : 0);
+  plan.dD = workspace.take<float>(p.dD ? plan.tiles() * units * plan.skip_columns : 0);
   plan.dbias = workspace.take<float>(per_head);
   return plan;
 }
