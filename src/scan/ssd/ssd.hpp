@@ -10,6 +10,7 @@
 #include "scan/scan_blocks.hpp"
 #include "scan/scan_checkpoints.hpp"
 #include "scan/slots.hpp"
+#include "scan/ssd/ssd_cuda.hpp"
 #include "scan/ssd/ssd_cuda_backward.hpp"
 
 namespace hax::ssd {
@@ -44,6 +45,11 @@ struct StepParams : Inputs {
   Slots slots;
 };
 
+struct ForwardPlan {
+  ScanForwardPlan cpu;
+  CudaForwardPlan cuda;
+};
+
 struct BackwardPlan {
   ScanBackwardPlan cpu;
   CudaBackwardPlan cuda;
@@ -53,8 +59,8 @@ struct Forward {
   using Args = hax_ssd_forward_args;
   static constexpr const char* name = "hax_ssd_forward";
   static ForwardParams check(Checker&, const Args&);
-  static ScanForwardPlan plan(const ForwardParams&, const Context&, Workspace&);
-  static void run(const ForwardParams&, const ScanForwardPlan&, const Context&, void* stream);
+  static ForwardPlan plan(const ForwardParams&, const Context&, Workspace&);
+  static void run(const ForwardParams&, const ForwardPlan&, const Context&, void* stream);
 };
 
 struct Backward {
@@ -154,5 +160,7 @@ void cpu_step(const StepParams&, const ScanForwardPlan&, int num_threads);
 CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
 int64_t cuda_shared_limit(hax_device);  // bytes that a block may have
 void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
+void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
+void cuda_step(const StepParams&, void* stream);
 
 }  // namespace hax::ssd

@@ -7,8 +7,8 @@
 
 namespace hax::ssd {
 
-inline constexpr int kStepThreads = 256;
-inline constexpr int kStepWarps = kStepThreads / device::kWarp;
+inline constexpr int kStepsThreads = 256;
+inline constexpr int kStepsWarps = kStepsThreads / device::kWarp;
 inline constexpr int kStepHeads = device::kWarp;
 
 struct StepSize {
@@ -104,7 +104,7 @@ __device__ void scan_steps(const BackwardParams& p, const CudaBackwardPlan& plan
 }
 
 template <class S>
-__global__ void __launch_bounds__(kStepThreads)
+__global__ void __launch_bounds__(kStepsThreads)
     backward_steps_kernel(const __grid_constant__ BackwardParams p,
                           const __grid_constant__ CudaBackwardPlan plan) {
   __shared__ float dt[kStepHeads][S::kChunk + 1];
@@ -112,29 +112,29 @@ __global__ void __launch_bounds__(kStepThreads)
   if (block.chunk.tokens == 0) return;
   const int lane = threadIdx.x % device::kWarp, warp = threadIdx.x / device::kWarp;
 #pragma unroll 4
-  for (int t = warp; t < S::kChunk; t += kStepWarps) {
+  for (int t = warp; t < S::kChunk; t += kStepsWarps) {
     const bool used = t < block.chunk.tokens && lane < block.count;
     dt[lane][t] =
         used ? step_of(p, block.chunk.sequence.row, block.chunk.token() + t, block.first + lane).dt
              : 0.0f;
   }
   __syncthreads();
-  for (int h = warp; h < block.count; h += kStepWarps) {
+  for (int h = warp; h < block.count; h += kStepsWarps) {
     scan_steps<S>(p, plan, block.chunk, block.first + h, dt[h], lane);
   }
 }
 
 // ddt from plan.step_sums, and plan.dbias.
 template <class S>
-__global__ void __launch_bounds__(kStepThreads)
+__global__ void __launch_bounds__(kStepsThreads)
     backward_step_gradients_kernel(const __grid_constant__ BackwardParams p,
                                    const __grid_constant__ CudaBackwardPlan plan) {
   __shared__ float sums[kStepHeads][S::kChunk + 1];
-  __shared__ float totals[kStepWarps][kStepHeads];
+  __shared__ float totals[kStepsWarps][kStepHeads];
   const StepBlock block(p, p.sequences, plan.chunks);
   const int lane = threadIdx.x % device::kWarp, warp = threadIdx.x / device::kWarp;
   const int64_t at = block.chunk.place * p.heads + block.first;
-  for (int h = warp; h < block.count; h += kStepWarps) {
+  for (int h = warp; h < block.count; h += kStepsWarps) {
     for (int t = lane; t < block.chunk.tokens; t += device::kWarp) {
       const float* from = plan.step_sums + (at + h) * S::kChunk + t;
       float sum = 0.0f;
@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(kStepThreads)
   __syncthreads();
   float total = 0.0f;
 #pragma unroll 4
-  for (int t = warp; t < block.chunk.tokens; t += kStepWarps) {
+  for (int t = warp; t < block.chunk.tokens; t += kStepsWarps) {
     if (lane >= block.count) continue;
     const int64_t row = block.chunk.sequence.row, token = block.chunk.token() + t;
     const int64_t head = block.first + lane;
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kStepThreads)
   __syncthreads();
   if (warp != 0 || lane >= block.count) return;
   float sum = 0.0f;
-  for (int i = 0; i < kStepWarps; ++i) sum += totals[i][lane];
+  for (int i = 0; i < kStepsWarps; ++i) sum += totals[i][lane];
   plan.dbias[at + lane] = sum;
 }
 

@@ -4,11 +4,7 @@
 namespace hax::ssd {
 
 int64_t cuda_shared_limit(hax_device device) {
-  int bytes = 0;
-  device::check(
-      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.index),
-      Backward::name, "cudaDeviceGetAttribute");
-  return bytes;
+  return static_cast<int64_t>(device::Launcher(device, nullptr, Backward::name).shared_memory());
 }
 
 void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* stream) {

@@ -21,7 +21,7 @@ void launch_backward(const device::Launcher& launch, const BackwardParams& p,
   const BackwardAccess access = {vectors(p.x),  vectors(p.dy), vectors(p.dx),
                                  vectors(p.dz), vectors(p.B),  vectors(p.C)};
   const int64_t step_blocks = plan.chunks.count * ceil_div(p.heads, kStepHeads);
-  launch(backward_steps_kernel<S>, step_blocks, kStepThreads, 0, p, plan);
+  launch(backward_steps_kernel<S>, step_blocks, kStepsThreads, 0, p, plan);
   launch(backward_states_kernel<S>, 2 * p.sequences.count() * plan.units(p.heads),
          (S::kWalkWarps + 1) * device::kWarp, sizeof(WalkShared<S>), p, plan, access);
   if (p.heads == 0) return;
@@ -33,7 +33,7 @@ void launch_backward(const device::Launcher& launch, const BackwardParams& p,
            plan);
   }
   if (p.ddt || p.ddt_bias) {
-    launch(backward_step_gradients_kernel<S>, step_blocks, kStepThreads, 0, p, plan);
+    launch(backward_step_gradients_kernel<S>, step_blocks, kStepsThreads, 0, p, plan);
   }
 }
 
