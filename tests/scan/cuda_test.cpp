@@ -8,6 +8,7 @@
 
 #include "scan/causal_conv1d_case.hpp"
 #include "scan/selective_scan_case.hpp"
+#include "scan/ssd_case.hpp"
 #include "support/device_copy.hpp"
 
 namespace hax_test {
@@ -227,9 +228,42 @@ std::unique_ptr<Call> scan_step(uint64_t seed) {
   return call;
 }
 
+std::unique_ptr<Call> ssd_backward(uint64_t seed) {
+  using Args = hax_ssd_backward_args;
+  auto call = std::make_unique<CallOf<Args>>(hax_ssd_backward_workspace, hax_ssd_backward);
+  const SsdCase c{.length = 300,
+                  .heads = 6,
+                  .width = 64,
+                  .states = 64,
+                  .options = {.type = kBf16},
+                  .seed = seed};
+  const SsdArgs a = c.values();
+  call->in(&Args::x, a.x, kBf16);
+  call->in(&Args::dt, a.dt, kFp32);
+  call->in(&Args::A, a.A, kFp32);
+  call->in(&Args::B, a.B, kBf16);
+  call->in(&Args::C, a.C, kBf16);
+  call->in(&Args::D, a.D, kFp32);
+  call->in(&Args::z, a.z, kBf16);
+  call->in(&Args::dt_bias, a.dt_bias, kFp32);
+  call->in(&Args::initial_state, a.initial_state, kFp32);
+  call->in(&Args::dy, c.dy(), kBf16);
+  call->out(&Args::dx, c.tokens_shape(), kBf16);
+  call->out(&Args::ddt, a.dt.shape, kFp32);
+  call->out(&Args::dA, a.A.shape, kFp32);
+  call->out(&Args::dB, a.B.shape, kBf16);
+  call->out(&Args::dC, a.B.shape, kBf16);
+  call->out(&Args::dD, a.D.shape, kFp32);
+  call->out(&Args::dz, c.tokens_shape(), kBf16);
+  call->out(&Args::ddt_bias, a.A.shape, kFp32);
+  call->out(&Args::dinitial_state, c.state_shape(), kFp32);
+  call->args().deterministic = 1;
+  return call;
+}
+
 using MakeCall = std::function<std::unique_ptr<Call>(uint64_t seed)>;
-const MakeCall kCalls[] = {conv_forward, conv_backward, conv_step,
-                           scan_forward, scan_backward, scan_step};
+const MakeCall kCalls[] = {conv_forward,  conv_backward, conv_step,   scan_forward,
+                           scan_backward, scan_step,     ssd_backward};
 
 void expect_equal(const std::vector<Array>& got, const std::vector<Array>& want) {
   ASSERT_EQ(got.size(), want.size());

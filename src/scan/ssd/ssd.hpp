@@ -11,6 +11,7 @@
 #include "scan/scan_checkpoints.hpp"
 #include "scan/slots.hpp"
 #include "scan/ssd/ssd_cuda.hpp"
+#include "scan/ssd/ssd_cuda_backward.hpp"
 
 namespace hax::ssd {
 
@@ -49,6 +50,11 @@ struct ForwardPlan {
   CudaForwardPlan cuda;
 };
 
+struct BackwardPlan {
+  ScanBackwardPlan cpu;
+  CudaBackwardPlan cuda;
+};
+
 struct Forward {
   using Args = hax_ssd_forward_args;
   static constexpr const char* name = "hax_ssd_forward";
@@ -61,8 +67,8 @@ struct Backward {
   using Args = hax_ssd_backward_args;
   static constexpr const char* name = "hax_ssd_backward";
   static BackwardParams check(Checker&, const Args&);
-  static ScanBackwardPlan plan(const BackwardParams&, const Context&, Workspace&);
-  static void run(const BackwardParams&, const ScanBackwardPlan&, const Context&, void* stream);
+  static BackwardPlan plan(const BackwardParams&, const Context&, Workspace&);
+  static void run(const BackwardParams&, const BackwardPlan&, const Context&, void* stream);
 };
 
 struct Step {
@@ -151,6 +157,9 @@ void cpu_backward(const BackwardParams&, const ScanBackwardPlan&, int num_thread
 template <CpuLevel level>
 void cpu_step(const StepParams&, const ScanForwardPlan&, int num_threads);
 
+CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
+int64_t cuda_shared_limit(hax_device);  // bytes that a block may have
+void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
 void cuda_step(const StepParams&, void* stream);
 

@@ -62,8 +62,10 @@ void Forward::run(const ForwardParams& p, const ForwardPlan& plan, const Context
                  [&](auto level) { cpu_forward<level.value>(p, plan.cpu, context.num_threads); });
 }
 
-ScanBackwardPlan Backward::plan(const BackwardParams& p, const Context& context,
-                                Workspace& workspace) {
+BackwardPlan Backward::plan(const BackwardParams& p, const Context& context, Workspace& workspace) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return {.cpu = {}, .cuda = plan_cuda_backward(p, workspace)};
+  }
   require_cpu(p.device, name);
   const ScanBlocks blocks =
       make_scan_blocks(p.heads, p.groups, p.batch, kLargestBlock, 1, kEnoughBackwardTasks);
@@ -75,13 +77,16 @@ ScanBackwardPlan Backward::plan(const BackwardParams& p, const Context& context,
     BackwardBuffers(p, blocks.size, scratch);
     scratch.take<float>(plan.tiles() * plan.state_size);
   });
-  return plan;
+  return {.cpu = plan, .cuda = {}};
 }
 
-void Backward::run(const BackwardParams& p, const ScanBackwardPlan& plan, const Context& context,
-                   void*) {
+void Backward::run(const BackwardParams& p, const BackwardPlan& plan, const Context& context,
+                   void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_backward(p, plan.cuda, stream);
+  }
   with_cpu_level(context.cpu_level,
-                 [&](auto level) { cpu_backward<level.value>(p, plan, context.num_threads); });
+                 [&](auto level) { cpu_backward<level.value>(p, plan.cpu, context.num_threads); });
 }
 
 ScanForwardPlan Step::plan(const StepParams& p, const Context& context, Workspace& workspace) {
