@@ -32,6 +32,14 @@ class Launcher {
   Launcher(const Launcher&) = delete;
   Launcher& operator=(const Launcher&) = delete;
 
+  // Bytes of shared memory that a block may have.
+  size_t shared_memory() const {
+    int bytes = 0;
+    check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device_),
+          function_, "cudaDeviceGetAttribute");
+    return static_cast<size_t>(bytes);
+  }
+
   // kernel<<<blocks, threads, shared_bytes, stream>>>(args...); nothing where there are no blocks.
   template <class... Parameters, class... Args>
   void operator()(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, size_t shared_bytes,
