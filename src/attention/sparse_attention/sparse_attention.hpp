@@ -2,6 +2,7 @@
 // (workspace, backend), cpu (kernels).
 #pragma once
 
+#include "attention/sparse_attention/sparse_attention_cuda_backward.hpp"
 #include "core/check.hpp"
 #include "core/context.hpp"
 #include "core/tensor.hpp"
@@ -17,7 +18,7 @@ struct Pattern {
   int64_t window, sink, dilation;
   Tensor key_order, begin, end, eviction;
 
-  HAX_INLINE bool has(uint32_t bit) const { return (bits & bit) != 0; }
+  HAX_EVERYWHERE bool has(uint32_t bit) const { return (bits & bit) != 0; }
 };
 
 // What forward and backward share.
@@ -30,7 +31,7 @@ struct Problem {
   float scale;
 
   // Query heads that share a key head.
-  HAX_INLINE int64_t group() const { return k_heads > 0 ? q_heads / k_heads : 0; }
+  HAX_EVERYWHERE int64_t group() const { return k_heads > 0 ? q_heads / k_heads : 0; }
 };
 
 struct ForwardParams : Problem {
@@ -91,6 +92,7 @@ struct BackwardPlan {
   Rows dk, dv;
   Scratch scratch;
   int64_t parts;  // of each sequence's queries; fixed by shapes alone
+  CudaBackwardPlan cuda;
 };
 
 struct Forward {
@@ -121,5 +123,8 @@ template <CpuLevel level>
 void cpu_forward(const ForwardParams&, const ForwardPlan&, int num_threads);
 template <CpuLevel level>
 void cpu_backward(const BackwardParams&, const BackwardPlan&, int num_threads);
+
+// On the tensors' device and the given stream.
+void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 
 }  // namespace hax::sparse_attention

@@ -127,6 +127,15 @@ BackwardPlan plan_rows_of_backward(const BackwardParams& p, const Context& conte
   return plan;
 }
 
+CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspace) {
+  CudaBackwardPlan plan;
+  plan.delta = workspace.take<float>(p.sequences.batch * p.q_heads * p.sequences.length);
+  if (p.pattern.key_order) {
+    plan.key_rank = workspace.take<int32_t>(p.sequences.batch * p.k_heads * p.sequences.length);
+  }
+  return plan;
+}
+
 }  // namespace
 
 ForwardPlan Forward::plan(const ForwardParams& p, const Context& context, Workspace& workspace) {
@@ -154,7 +163,11 @@ void Forward::run(const ForwardParams& p, const ForwardPlan& plan, const Context
 }
 
 BackwardPlan Backward::plan(const BackwardParams& p, const Context& context, Workspace& workspace) {
-  require_cpu(p.device, name);
+  if (use_cuda(p.device, name)) {
+    BackwardPlan plan = {};
+    plan.cuda = plan_cuda_backward(p, workspace);
+    return plan;
+  }
   BackwardPlan plan = plan_rows_of_backward(p, context, true);
   const int64_t tasks_of_head = plan.parts * streams_of(p);
   if (plan.rounds.size <
@@ -170,7 +183,10 @@ BackwardPlan Backward::plan(const BackwardParams& p, const Context& context, Wor
 }
 
 void Backward::run(const BackwardParams& p, const BackwardPlan& plan, const Context& context,
-                   void*) {
+                   void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_backward(p, plan.cuda, stream);
+  }
   check_indices(name, p, plan.scratch);
   with_cpu_level(context.cpu_level,
                  [&](auto level) { cpu_backward<level.value>(p, plan, context.num_threads); });
