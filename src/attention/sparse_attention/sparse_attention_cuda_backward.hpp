@@ -1,21 +1,34 @@
-// What plan and launches of the backward CUDA kernels share.
+// What plan, launches and kernels of backward on CUDA share.
 #pragma once
 
-#include <cstdint>
+#include "attention/sparse_attention/sparse_attention_cuda.hpp"
 
 namespace hax::sparse_attention {
 
-// Which of a tile's pairs of query and key count. `own` and `lsh` as in sparse_attention_cuda.hpp's reader.
-enum class PairRule {
-  own,          // those of the keys' spans
-  lsh,          // those looked up in key_order
-  own_not_lsh,  // those of the spans that are not looked up
-  either,
-};
+// What a key's gradient is made of beside LSH's part, when it isn't the first of its rows.
+inline constexpr int32_t kNoRows = -1;   // nothing
+inline constexpr int32_t kDirect = -2;   // one sum over all its queries
 
+// A key's span is the stretch of queries [j, j + span) that attend it apart from LSH. Long spans are cut at multiples
+// of `stretch` queries; each stretch adds its share to a row of its own, and the rows are added in order. Keys
+// whose spans are short, and keys for which no rows are left, are summed in one go ("direct").
 struct CudaBackwardPlan {
-  float* delta = nullptr;  // (B Hq, L): sum over d of o d_o, less dlse
-  int32_t* key_rank = nullptr;  // (B Hk, L)
+  CudaIndices indices;
+  float* delta = nullptr;            // (B Hq, L): sum over d of o d_o, less dlse
+  int32_t* sorted_queries = nullptr;  // (B Hq, L): query_order with each bin sorted
+  // Spans, for sequences longer than kDenseLength:
+  int32_t* chunk_reach = nullptr;    // (B Hk, places(kChunkKeys)): where the chunk's last span ends
+  int32_t* first_row = nullptr;      // (B Hk, L): a key's first row, kNoRows or kDirect
+  int32_t* direct_keys = nullptr;    // (B Hk, L): ascending, at the sequence's stretch of the L axis
+  int32_t* direct_count = nullptr;   // (sequences, Hk)
+  float* rows = nullptr;             // (B Hk, row_count, row_width)
+  int64_t row_count = 0, row_width = 0;
+  int64_t stretch = 0;          // queries
+  int64_t query_stretch = 0;    // queries that a block of dq takes with one list of keys
+  int64_t short_span = 0;       // up to here a key is direct
+  bool spans = false;           // some pattern beside LSH, apart from the window alone and full
+  bool lsh = false;
+  bool dense = false, sparse = false;  // some sequences may be up to, or longer than, kDenseLength
 };
 
 }  // namespace hax::sparse_attention

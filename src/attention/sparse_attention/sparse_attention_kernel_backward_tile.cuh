@@ -56,6 +56,7 @@ struct BackwardShared {
   alignas(16) T b2[S::kStreamed * S::kStride2];
   alignas(16) QueryMarks<S::kMarks> queries;
   alignas(16) KeyMarks<S::kMarks> keys;
+  int32_t least, greatest;  // of what the block's threads agree on
 };
 
 // Which tensors can be moved 16 bytes at a time.
@@ -123,7 +124,7 @@ struct StepOptions {
   PairRule rule;
   float scale_log2;     // scale / log 2
   bool want1, want2;
-  // Slower, and exact where some row holds NaN or infinity: such a row then reaches those that it is paired with
+  // Slower, and right where some row holds NaN or infinity: such a row then reaches those that it is paired with
   // and no others.
   bool careful;
 };
@@ -161,18 +162,19 @@ class BackwardTile {
   __device__ void step(const StepOptions& o, Reload&& reload) {
 #pragma unroll 1
     for (int begin = 0; begin < S::kStreamed; begin += S::kPiece) {
-      const uint32_t used = pairs(o.rule, begin);
-      if (!o.careful && !__any_sync(0xffffffffu, used != 0)) continue;
       float scores[S::kPiece / 8][4], products[S::kPiece / 8][4];
+      const bool any = mask(o, scores, begin);
+      if (!o.careful && !__any_sync(0xffffffffu, any)) continue;
       multiply_rows<S::kQk, S::kStride1>(scores, shared_.a1, shared_.b1, begin);
-      if (o.want1 || o.careful) {
-        multiply_rows<S::kV, S::kStride2>(products, shared_.a2, shared_.b2, begin);
+#pragma unroll
+      for (int n = 0; n < S::kPiece / 8; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) products[n][e] = 0.0f;
       }
-      weigh(o, scores, products, used, begin);
-      if (o.careful) clean();
-      if (o.want1) {
-        accumulate<kBlocks1, S::kStride1>(out1_, products, shared_.b1, begin);
-      }
+      if (o.want1) multiply_rows<S::kV, S::kStride2>(products, shared_.a2, shared_.b2, begin);
+      weigh(o, scores, products, begin);
+      if (o.careful) drop_others(o, scores, products, begin);
+      if (o.want1) accumulate<kBlocks1, S::kStride1>(out1_, products, shared_.b1, begin);
       if constexpr (kKeysStay) {
         if (o.want2) accumulate<kBlocks2, S::kStride2>(out2_, scores, shared_.b2, begin);
       }
@@ -210,23 +212,24 @@ class BackwardTile {
   }
 
  private:
-  // Bit 4 n + e: whether element e of block n is a pair that counts.
-  __device__ uint32_t pairs(PairRule rule, int begin) const {
+  using Piece = float[S::kPiece / 8][4];
+
+  // Calls f(n, e, counts): whether element e of block n is a pair that counts.
+  template <class F>
+  __device__ void each_counted(PairRule rule, int begin, F&& f) const {
     switch (rule) {
-      case PairRule::own: return pairs_by<PairRule::own>(begin);
-      case PairRule::lsh: return pairs_by<PairRule::lsh>(begin);
-      case PairRule::own_not_lsh: return pairs_by<PairRule::own_not_lsh>(begin);
-      default: return pairs_by<PairRule::either>(begin);
+      case PairRule::own: return each_counted_by<PairRule::own>(begin, f);
+      case PairRule::lsh: return each_counted_by<PairRule::lsh>(begin, f);
+      case PairRule::own_not_lsh: return each_counted_by<PairRule::own_not_lsh>(begin, f);
+      case PairRule::either: return each_counted_by<PairRule::either>(begin, f);
     }
   }
 
-  template <PairRule rule>
-  __device__ uint32_t pairs_by(int begin) const {
-    constexpr bool kRanks = rule != PairRule::own;
+  template <PairRule rule, class F>
+  __device__ void each_counted_by(int begin, F& f) const {
     const auto& k = shared_.keys;
     const auto& q = shared_.queries;
     const int row = row_ + lane_ / 4;
-    uint32_t used = 0;
 #pragma unroll
     for (int n = 0; n < S::kPiece / 8; ++n) {
 #pragma unroll
@@ -234,31 +237,33 @@ class BackwardTile {
         const int r = row + e / 2 * 8, c = begin + n * 8 + lane_ % 4 * 2 + e % 2;
         const int key = kKeysStay ? r : c, query = kKeysStay ? c : r;
         const auto distance = static_cast<uint32_t>(q.position[query] - k.position[key]);
-        const bool own = distance < k.span[key];
-        bool counts = own;
-        if constexpr (kRanks) {
-          const bool lsh =
-              static_cast<uint32_t>(k.rank[key] - q.begin[query]) < q.count[query];
+        bool counts = distance < k.span[key];
+        if constexpr (rule != PairRule::own) {
           // A key that isn't there has no rank; a query that isn't has no keys.
+          const bool lsh = static_cast<uint32_t>(k.rank[key] - q.begin[query]) < q.count[query];
           const bool past = distance < 0x80000000u;
           if (rule == PairRule::lsh) counts = lsh && past;
-          if (rule == PairRule::own_not_lsh) counts = own && !lsh;
-          if (rule == PairRule::either) counts = own || (lsh && past);
+          if (rule == PairRule::own_not_lsh) counts = counts && !lsh;
+          if (rule == PairRule::either) counts = counts || (lsh && past);
         }
-        used |= counts ? 1u << (4 * n + e) : 0u;
+        f(n, e, counts);
       }
     }
-    return used;
+  }
+
+  // Where sums of scores begin: so that they become infinite, and weigh nothing, for pairs that don't count.
+  __device__ bool mask(const StepOptions& o, Piece& scores, int begin) const {
+    const float never = o.scale_log2 < 0.0f ? INFINITY : -INFINITY;
+    bool any = false;
+    each_counted(o.rule, begin, [&](int n, int e, bool counts) {
+      scores[n][e] = counts ? 0.0f : never;
+      any |= counts;
+    });
+    return any;
   }
 
   template <int kWidth, int kStride>
-  __device__ void multiply_rows(float (&sums)[S::kPiece / 8][4], const T* a, const T* b,
-                                int begin) const {
-#pragma unroll
-    for (int n = 0; n < S::kPiece / 8; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) sums[n][e] = 0.0f;
-    }
+  __device__ void multiply_rows(Piece& sums, const T* a, const T* b, int begin) const {
     const uint32_t left_at = device::launder(
         device::shared_address(a) + row_ * kStride * kSize +
         device::operand_offset<T, kStride, device::OperandFrom::a>(lane_));
@@ -280,22 +285,32 @@ class BackwardTile {
   }
 
   // scores become P, products dS.
-  __device__ void weigh(const StepOptions& o, float (&scores)[S::kPiece / 8][4],
-                        float (&products)[S::kPiece / 8][4], uint32_t used, int begin) const {
+  __device__ void weigh(const StepOptions& o, Piece& scores, Piece& products, int begin) const {
     const auto& q = shared_.queries;
 #pragma unroll
     for (int n = 0; n < S::kPiece / 8; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int query = kKeysStay ? begin + n * 8 + lane_ % 4 * 2 + e % 2
-                                    : row_ + lane_ / 4 + e / 2 * 8;
-        const bool counts = (used >> (4 * n + e)) & 1u;
-        float p = exponential(scores[n][e] * o.scale_log2 - q.lse[query]);
-        if (o.careful && products[n][e] != products[n][e]) p = products[n][e];
-        scores[n][e] = counts ? p : 0.0f;
-        products[n][e] = counts ? p * (products[n][e] - q.delta[query]) : 0.0f;
+        const int query =
+            kKeysStay ? begin + n * 8 + lane_ % 4 * 2 + e % 2 : row_ + lane_ / 4 + e / 2 * 8;
+        scores[n][e] = exponential(scores[n][e] * o.scale_log2 - q.lse[query]);
+        products[n][e] = scores[n][e] * (products[n][e] - q.delta[query]);
       }
     }
+  }
+
+  // Careful mode: pairs that don't count are 0 whatever their rows hold, and rows that aren't finite no longer reach
+  // the sums but through P and dS.
+  __device__ void drop_others(const StepOptions& o, Piece& scores, Piece& products, int begin) {
+    each_counted(o.rule, begin, [&](int n, int e, bool counts) {
+      if (products[n][e] != products[n][e]) scores[n][e] = products[n][e];
+      scores[n][e] = counts ? scores[n][e] : 0.0f;
+      products[n][e] = counts ? products[n][e] : 0.0f;
+    });
+    __syncthreads();
+    clean_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(shared_.b1);
+    clean_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(shared_.b2);
+    __syncthreads();
   }
 
   static __device__ float exponential(float x) {
@@ -305,8 +320,8 @@ class BackwardTile {
 
   // out += left b, where left's columns are the piece's rows of b.
   template <int kBlocks, int kStride>
-  __device__ void accumulate(float (&out)[kBlocks][4], const float (&left)[S::kPiece / 8][4],
-                             const T* b, int begin) const {
+  __device__ void accumulate(float (&out)[kBlocks][4], const Piece& left, const T* b,
+                             int begin) const {
     const uint32_t at = device::launder(
         device::shared_address(b) + (begin * kStride + share_ * kBlocks * 8) * kSize +
         device::operand_offset<T, kStride, device::OperandFrom::b_transposed>(lane_));
@@ -321,13 +336,6 @@ class BackwardTile {
         device::multiply(out[2 * n + 1], a, right[1]);
       }
     }
-  }
-
-  __device__ void clean() {
-    __syncthreads();
-    clean_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(shared_.b1);
-    clean_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(shared_.b2);
-    __syncthreads();
   }
 
   template <int kBlocks, class F>

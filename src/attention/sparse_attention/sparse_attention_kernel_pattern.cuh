@@ -83,6 +83,11 @@ struct PatternView {
     const auto window = static_cast<uint32_t>(pattern.window);
     return window > lifetime ? window : lifetime;
   }
+  // Where the queries end that attend key j apart from LSH; at or before j if there are none.
+  __device__ int64_t reach(int32_t j) const {
+    const int64_t end = int64_t{j} + span(j, life(j));
+    return end < length ? end : length;
+  }
   __device__ int32_t rank_of(int32_t j) const { return rank ? __ldg(rank + j) : -1; }
   __device__ int32_t ordered(int32_t p) const {
     return clamp_index(__ldg(order + p * order_stride), length - 1);
