@@ -2,6 +2,7 @@
 // (workspace, backend), cpu (kernels).
 #pragma once
 
+#include "attention/sparse_attention/sparse_attention_cuda.hpp"
 #include "core/check.hpp"
 #include "core/context.hpp"
 #include "core/tensor.hpp"
@@ -17,7 +18,7 @@ struct Pattern {
   int64_t window, sink, dilation;
   Tensor key_order, begin, end, eviction;
 
-  HAX_INLINE bool has(uint32_t bit) const { return (bits & bit) != 0; }
+  HAX_EVERYWHERE bool has(uint32_t bit) const { return (bits & bit) != 0; }
 };
 
 // What forward and backward share.
@@ -30,7 +31,7 @@ struct Problem {
   float scale;
 
   // Query heads that share a key head.
-  HAX_INLINE int64_t group() const { return k_heads > 0 ? q_heads / k_heads : 0; }
+  HAX_EVERYWHERE int64_t group() const { return k_heads > 0 ? q_heads / k_heads : 0; }
 };
 
 struct ForwardParams : Problem {
@@ -81,6 +82,7 @@ struct ForwardPlan {
   Rows k, v;
   Scratch scratch;
   int64_t tile_tokens;  // queries of one task
+  CudaForwardPlan cuda;
 };
 
 struct BackwardPlan {
@@ -116,6 +118,11 @@ void check_indices(const char* function, const Problem&, const Scratch&);
 // Tiles of the full pattern on the CPU: queries and keys of one.
 inline constexpr int kTileQueries = 32;
 inline constexpr int kTileKeys = 64;
+
+// Takes the pieces of the workspace that a call on a GPU needs.
+CudaPath choose_cuda_path(const Problem&);
+CudaIndices plan_cuda_indices(const Problem&, const CudaPath&, Workspace&);
+void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
 
 template <CpuLevel level>
 void cpu_forward(const ForwardParams&, const ForwardPlan&, int num_threads);
