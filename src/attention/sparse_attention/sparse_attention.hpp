@@ -41,6 +41,7 @@ struct ForwardParams : Problem {
 struct BackwardParams : Problem {
   Tensor o, lse, d_o, dlse;
   Tensor dq, dk, dv;
+  bool deterministic;
 };
 
 // Key heads of all rows of the batch, numbered b * Hk + head, are worked on in rounds of a few, so that
@@ -82,6 +83,7 @@ struct ForwardPlan {
   Rows k, v;
   Scratch scratch;
   int64_t tile_tokens;  // queries of one task
+  CudaForwardPlan cuda;
 };
 
 struct BackwardPlan {
@@ -119,12 +121,17 @@ void check_indices(const char* function, const Problem&, const Scratch&);
 inline constexpr int kTileQueries = 32;
 inline constexpr int kTileKeys = 64;
 
+// Takes the pieces of the workspace that a call on a GPU needs.
+CudaPath choose_cuda_path(const Problem&);
+CudaIndices plan_cuda_indices(const Problem&, const CudaPath&, Workspace&);
+CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
+void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
+void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
+
 template <CpuLevel level>
 void cpu_forward(const ForwardParams&, const ForwardPlan&, int num_threads);
 template <CpuLevel level>
 void cpu_backward(const BackwardParams&, const BackwardPlan&, int num_threads);
 
-// On the tensors' device and the given stream.
-void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 
 }  // namespace hax::sparse_attention

@@ -2,12 +2,15 @@
 // and backward prepare from the pattern's tensors in the same way.
 #pragma once
 
-#include "attention/sparse_attention/sparse_attention.hpp"
+#include "core/tensor.hpp"
 
 namespace hax::sparse_attention {
 
 // Sequences up to this length meet all their keys in dense tiles, with no order of the queries and no lists.
 inline constexpr int64_t kDenseLength = 2048;
+
+// Queries of a thread block.
+inline constexpr int kTileTokens = 64;
 
 // Tiles of `size` tokens, counted from each sequence's start. A row of the batch has the same number of places
 // for tiles whatever cu_seqlens holds; sequence s begins at place begin / size + s, and some places stay empty.
@@ -46,8 +49,7 @@ HAX_EVERYWHERE TileRange find_tile(const Sequences& sequences, Tiling tiling, in
     s = low;
   }
   TileRange tile{sequences.range(s), s, 0, 0};
-  const int64_t at =
-      (place - tiling.first_place(sequences, s, tile.range.begin)) * tiling.size;
+  const int64_t at = (place - tiling.first_place(sequences, s, tile.range.begin)) * tiling.size;
   if (at >= tile.range.length) return tile;
   tile.first = at;
   tile.last = at + tiling.size < tile.range.length ? at + tiling.size : tile.range.length;
@@ -91,6 +93,21 @@ struct CudaIndices {
   int32_t* list_length = nullptr;
   SelectedKey* lists = nullptr;  // (B Hk, places(kListQueries), list capacity)
   int64_t list_capacity = 0;
+};
+
+// What a call prepares, by the pattern and by shapes.
+struct CudaPath {
+  bool lsh;     // looks up keys by LSH
+  bool select;  // attends by key selection
+  bool others;  // attends by more than LSH
+  bool dense;   // some sequence may be short enough for dense tiles
+  bool sparse;  // some may be too long
+};
+
+struct CudaForwardPlan {
+  CudaPath path;
+  CudaIndices indices;
+  bool vectors_q, vectors_k, vectors_v, vectors_o;  // rows move 16 bytes at a time
 };
 
 }  // namespace hax::sparse_attention

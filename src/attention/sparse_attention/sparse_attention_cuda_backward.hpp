@@ -21,14 +21,13 @@ struct CudaBackwardPlan {
   int32_t* first_row = nullptr;      // (B Hk, L): a key's first row, kNoRows or kDirect
   int32_t* direct_keys = nullptr;    // (B Hk, L): ascending, at the sequence's stretch of the L axis
   int32_t* direct_count = nullptr;   // (sequences, Hk)
-  float* rows = nullptr;             // (B Hk, row_count, row_width)
-  int64_t row_count = 0, row_width = 0;
+  float* rows = nullptr;             // (B Hk, row_count, row_width): dk, then from v_column on dv
+  int64_t row_count = 0, row_width = 0, v_column = 0;
   int64_t stretch = 0;          // queries
   int64_t query_stretch = 0;    // queries that a block of dq takes with one list of keys
   int64_t short_span = 0;       // up to here a key is direct
-  bool spans = false;           // some pattern beside LSH, apart from the window alone and full
-  bool lsh = false;
-  bool dense = false, sparse = false;  // some sequences may be up to, or longer than, kDenseLength
+  CudaPath path = {};
+  bool spans = false;  // path.sparse, and keys' spans differ
 };
 
 }  // namespace hax::sparse_attention

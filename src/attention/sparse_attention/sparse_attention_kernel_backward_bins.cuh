@@ -1,7 +1,7 @@
 // Queries by what they look up in key_order.
 #pragma once
 
-#include "attention/sparse_attention/sparse_attention_cuda_backward.hpp"
+#include "attention/sparse_attention/sparse_attention.hpp"
 
 namespace hax::sparse_attention {
 

@@ -7,6 +7,8 @@
 
 namespace hax::sparse_attention {
 
+inline constexpr int kFinishThreads = 256;
+
 template <class S>
 struct KeysShared : BackwardShared<S> {
   WalkShared<S::kThreads> walk;
@@ -94,7 +96,7 @@ __device__ void write_group(const KeysTask<S>& t, BackwardTile<S, true>& sums) {
   const BackwardParams& p = t.p;
   const CudaBackwardPlan& plan = t.launch.plan;
   const auto& shared = t.shared;
-  const int64_t width = plan.row_width, v_column = round_up(p.d_qk, 2);
+  const int64_t width = plan.row_width, v_column = plan.v_column;
   if (t.launch.pass == BackwardPass::stretch) {
     const auto store = [&](int64_t first_column, int64_t columns, float scale) {
       return [&, first_column, columns, scale](int row, int column, float x, float y) {
@@ -150,14 +152,14 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
   // The keys: neighbours, or lists of them.
   const int32_t* list = nullptr;
   int listed = static_cast<int>(tile.last - tile.first);
-  KeyWalkInStretch<S::kThreads> walk(shared.walk, view, nullptr, nullptr);
+  KeyWalkInStretch<S::kThreads> walk(shared.walk, view,
+                                     plan.chunk_reach + reach_place(p, t.key_row(), tile),
+                                     t.of_keys(plan.first_row));
   if (launch.pass == BackwardPass::direct) {
     list = t.of_keys(plan.direct_keys) + tile.first;
     listed = static_cast<int>(
         min(int64_t{listed}, plan.direct_count[tile.s * p.k_heads + head] - tile.first));
   } else if (launch.pass == BackwardPass::stretch) {
-    walk = {shared.walk, view, plan.chunk_reach + reach_place(p, t.key_row(), tile),
-            t.of_keys(plan.first_row)};
     walk.start(static_cast<int32_t>(tile.first), static_cast<int32_t>(tile.last), true);
     list = shared.walk.keys;
     listed = walk.fill();
@@ -209,7 +211,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
 #pragma unroll 1
           for (int n = static_cast<int>(threadIdx.x); n < S::kStreamed; n += S::kThreads) {
             const int32_t i = x + n >= interval.end ? -1 : order ? order[x + n] : x + n;
-            set_query(shared.queries, n, p, plan, view, h, i);
+            set_query(shared.queries, n, p, plan, tile.range, h, i);
           }
           __syncthreads();
           load();
@@ -262,7 +264,7 @@ __global__ void __launch_bounds__(kFinishThreads)
     }
   };
   write(p.dk, p.d_qk, 0);
-  write(p.dv, p.d_v, round_up(p.d_qk, 2));
+  write(p.dv, p.d_v, plan.v_column);
 }
 
 }  // namespace hax::sparse_attention

@@ -18,6 +18,7 @@ class KeyStream {
   __device__ KeyStream(const BackwardParams& p, const BackwardLaunch& launch, const TileRange& tile,
                        int64_t head, const PatternView& view, QueriesShared<S>& shared)
       : launch_(launch),
+        window_only_(p.pattern.bits == HAX_PATTERN_SLIDING_WINDOW),
         view_(view),
         shared_(shared),
         walk_(shared.walk, view,
@@ -66,9 +67,8 @@ class KeyStream {
   }
 
   __device__ int32_t oldest(int32_t first) const {
-    const Pattern& pattern = view_.pattern;
-    if (pattern.bits != HAX_PATTERN_SLIDING_WINDOW || first < pattern.window) return 0;
-    return first + 1 - static_cast<int32_t>(pattern.window);
+    if (!window_only_ || first < view_.window) return 0;
+    return first + 1 - static_cast<int32_t>(view_.window);
   }
 
   // From the next key that some query looks up.
@@ -124,6 +124,7 @@ class KeyStream {
   }
 
   const BackwardLaunch& launch_;
+  const bool window_only_;
   const PatternView& view_;
   QueriesShared<S>& shared_;
   KeyWalkInStretch<S::kThreads> walk_;
@@ -174,7 +175,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kQueriesBlocks)
 #pragma unroll 1
     for (int n = static_cast<int>(threadIdx.x); n < S::kStay; n += S::kThreads) {
       const int32_t i = first + n >= last ? -1 : order ? order[first + n] : first + n;
-      set_query(shared.queries, n, p, plan, view, h, i);
+      set_query(shared.queries, n, p, plan, tile.range, h, i);
     }
     __syncthreads();
     load_tile<S::kThreads, S::kStay, S::kQk, S::kStride1>(

@@ -46,16 +46,16 @@ __device__ inline int64_t reach_place(const Problem& p, int64_t key_row, const T
 // i < 0: not there.
 template <int N>
 __device__ void set_query(QueryMarks<N>& marks, int n, const BackwardParams& p,
-                          const CudaBackwardPlan& plan, const PatternView& view, int64_t q_head,
-                          int32_t i) {
+                          const CudaBackwardPlan& plan, const Sequences::Range& range,
+                          int64_t q_head, int32_t i) {
   Query query;
   float lse = 0.0f, delta = 0.0f;
   if (i >= 0) {
-    query = view.query(i, q_head);
-    const int64_t t = view.range.begin + i;
-    lse = *p.lse.at<const float>(view.range.row, q_head, t) * device::kLog2E;
+    query = read_query(p.pattern, range, i, q_head);
+    const int64_t t = range.begin + i;
+    lse = *p.lse.at<const float>(range.row, q_head, t) * device::kLog2E;
     if (lse == -INFINITY) lse = INFINITY;  // no keys: every P is 0
-    delta = plan.delta[(view.range.row * p.q_heads + q_head) * p.sequences.length + t];
+    delta = plan.delta[(range.row * p.q_heads + q_head) * p.sequences.length + t];
   }
   marks.position[n] = i;
   marks.begin[n] = query.begin;

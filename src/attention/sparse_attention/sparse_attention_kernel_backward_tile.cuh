@@ -13,21 +13,30 @@
 
 namespace hax::sparse_attention {
 
+// Which of a tile's pairs of query and key count; `own` and `lsh` as in sparse_attention_kernel_pattern.cuh.
+enum class PairRule {
+  own,          // those of the keys' spans
+  lsh,          // those looked up in key_order
+  own_not_lsh,  // those of the spans that are not looked up
+  either,
+};
+
 // kQk, kV: widths that rows are padded to. A warp owns 16 of the rows that stay and one of kColumnWarps shares of
 // the results' columns.
-template <class T_, int kQk_, int kV_, int kRowWarps_, int kColumnWarps_, int kStreamed_, int kBlocks_>
+template <class T_, int kQk_, int kV_, int kRowWarps_, int kColumnWarps_, int kStreamed_, int kKeysBlocks_,
+          int kQueriesBlocks_>
 struct BackwardShape {
   using T = T_;
   static constexpr int kQk = kQk_, kV = kV_;
   static constexpr int kRowWarps = kRowWarps_, kColumnWarps = kColumnWarps_;
   static constexpr int kStay = 16 * kRowWarps;  // rows that stay
   static constexpr int kStreamed = kStreamed_;  // rows of a streamed tile
-  static constexpr int kBlocks = kBlocks_;      // on an SM, at least
+  static constexpr int kKeysBlocks = kKeysBlocks_, kQueriesBlocks = kQueriesBlocks_;  // on an SM
   static constexpr int kThreads = 32 * kRowWarps * kColumnWarps;
   static constexpr int kMarks = kStay > kStreamed ? kStay : kStreamed;
   static constexpr int kPiece = kStreamed < 32 ? kStreamed : 32;  // streamed rows in registers at a time
   // Rows in shared memory start 16 bytes apart modulo 128, so that eight of them fill the banks.
-  static constexpr int kPad = type_of<T> == Type::fp32 ? 8 : 8;
+  static constexpr int kPad = 8;
   static constexpr int kStride1 = kQk + kPad, kStride2 = kV + kPad;
 };
 

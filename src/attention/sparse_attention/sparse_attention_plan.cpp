@@ -127,19 +127,15 @@ BackwardPlan plan_rows_of_backward(const BackwardParams& p, const Context& conte
   return plan;
 }
 
-CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspace) {
-  CudaBackwardPlan plan;
-  plan.delta = workspace.take<float>(p.sequences.batch * p.q_heads * p.sequences.length);
-  if (p.pattern.key_order) {
-    plan.key_rank = workspace.take<int32_t>(p.sequences.batch * p.k_heads * p.sequences.length);
-  }
-  return plan;
-}
-
 }  // namespace
 
 ForwardPlan Forward::plan(const ForwardParams& p, const Context& context, Workspace& workspace) {
-  require_cpu(p.device, name);
+  if (use_cuda(p.device, name)) {
+    ForwardPlan plan;
+    plan.cuda.path = choose_cuda_path(p);
+    plan.cuda.indices = plan_cuda_indices(p, plan.cuda.path, workspace);
+    return plan;
+  }
   constexpr int64_t kMinTokens = 128;
   constexpr int64_t kMaxTiles = 64;  // a tile begins by looking through the evictions before it
   const int64_t lanes = lanes_of(context.cpu_level);
@@ -156,7 +152,11 @@ ForwardPlan Forward::plan(const ForwardParams& p, const Context& context, Worksp
   return plan;
 }
 
-void Forward::run(const ForwardParams& p, const ForwardPlan& plan, const Context& context, void*) {
+void Forward::run(const ForwardParams& p, const ForwardPlan& plan, const Context& context,
+                  void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_forward(p, plan.cuda, stream);
+  }
   check_indices(name, p, plan.scratch);
   with_cpu_level(context.cpu_level,
                  [&](auto level) { cpu_forward<level.value>(p, plan, context.num_threads); });

@@ -1,7 +1,0 @@
-#include "attention/sparse_attention/sparse_attention_launch_backward.cuh"
-
-namespace hax::sparse_attention {
-
-template void launch_backward<bf16>(const BackwardParams&, const CudaBackwardPlan&, void*);
-
-}  // namespace hax::sparse_attention
