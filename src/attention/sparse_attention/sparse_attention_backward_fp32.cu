@@ -3,6 +3,6 @@
 namespace hax::sparse_attention {
 
 template void launch_backward<float>(const device::Launcher&, const BackwardParams&,
-                                    const CudaBackwardPlan&);
+                                     const CudaBackwardPlan&);
 
 }  // namespace hax::sparse_attention

@@ -48,8 +48,8 @@ class BackwardPasses {
       queries(order, S::kStay);
     } else if (p_.dk || p_.dv) {
       const int64_t elements = p_.sequences.batch * p_.k_heads * p_.sequences.length;
-      launch_(finish_kernel<typename S::T>, ceil_div(elements * 32, kFinishThreads),
-              kFinishThreads, 0, p_, plan_);
+      launch_(finish_kernel<typename S::T>, ceil_div(elements * 32, kFinishThreads), kFinishThreads,
+              0, p_, plan_);
     }
     if (!plan_.spans) return;
     const PairRule rule = path.lsh ? PairRule::own_not_lsh : PairRule::own;
@@ -109,9 +109,8 @@ void launch_backward(const device::Launcher& launch, const BackwardParams& p,
     dispatch_shape<BackwardShape<T, 64, 128, 4, 1, 32, 1, 1>,
                    BackwardShape<T, 256, 256, 1, 4, 16, 1, 1>>(p.d_qk, p.d_v, run);
   } else {
-    dispatch_shape<BackwardShape<T, 32, 128, 4, 1, 64, 2, 3>,
-                   BackwardShape<T, 64, 128, 4, 1, 64, 2, 3>,
-                   BackwardShape<T, 128, 128, 4, 1, 64, 2, 3>,
+    dispatch_shape<BackwardShape<T, 64, 128, 4, 1, 64, 2, 3>,
+                   BackwardShape<T, 128, 128, 4, 1, 64, 2, 2>,
                    BackwardShape<T, 256, 256, 2, 2, 32, 2, 2>>(p.d_qk, p.d_v, run);
   }
 }

@@ -22,13 +22,13 @@ void plan_spans(const BackwardParams& p, CudaBackwardPlan& plan, Workspace& work
   const Sequences& sequences = p.sequences;
   const int64_t length = sequences.length, key_rows = sequences.batch * p.k_heads;
   plan.stretch = stretch_of(key_rows * length, kLongestStretch);
-  plan.query_stretch =
-      stretch_of(sequences.batch * p.q_heads * length / 4, kLongestQueryStretch);
+  plan.query_stretch = stretch_of(sequences.batch * p.q_heads * length / 4, kLongestQueryStretch);
   plan.short_span = std::max<int64_t>(p.pattern.window, 256);
   plan.chunk_reach = workspace.take<int32_t>(key_rows * Tiling{kChunkKeys}.places(sequences));
   if (!p.dk && !p.dv) return;
   // Once the queries are sorted, their former order is free.
-  plan.first_row = plan.path.lsh ? plan.indices.query_order : workspace.take<int32_t>(key_rows * length);
+  plan.first_row =
+      plan.path.lsh ? plan.indices.query_order : workspace.take<int32_t>(key_rows * length);
   plan.direct_keys = workspace.take<int32_t>(key_rows * length);
   plan.direct_count = workspace.take<int32_t>(sequences.count() * p.k_heads);
   plan.v_column = round_up(p.d_qk, 2);

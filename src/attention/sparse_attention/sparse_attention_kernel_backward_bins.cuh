@@ -7,13 +7,14 @@ namespace hax::sparse_attention {
 
 // One query head of one sequence.
 struct Bins {
-  const int32_t* row;      // of bin_begin
-  int64_t first, count;    // the sequence's first bin, bins of the row
+  const int32_t* row;              // of bin_begin
+  int64_t first, count;            // the sequence's first bin, bins of the row
   int64_t sequence_begin, length;  // first token, tokens of the row
 
   __device__ Bins(const Problem& p, const CudaIndices& indices, int64_t query_row, int64_t s,
                   const Sequences::Range& range)
-      : count(Tiling{kBinEnds}.places(p.sequences) + 1), sequence_begin(range.begin),
+      : count(Tiling{kBinEnds}.places(p.sequences) + 1),
+        sequence_begin(range.begin),
         length(p.sequences.length) {
     row = indices.bin_begin + query_row * count;
     first = Tiling{kBinEnds}.first_place(p.sequences, s, range.begin);

@@ -51,8 +51,8 @@ __device__ void set_group_key(const KeysTask<S>& t, const int32_t* keys, int n, 
       const int32_t row = t.of_keys(plan.first_row)[j];
       shared.first_row[n] = row;
       if (row >= 0) {
-        shared.row_count[n] = static_cast<int32_t>((t.view.reach(j) - 1) / plan.stretch -
-                                                   j / plan.stretch) + 1;
+        shared.row_count[n] =
+            static_cast<int32_t>((t.view.reach(j) - 1) / plan.stretch - j / plan.stretch) + 1;
       }
     }
     return;
@@ -60,9 +60,9 @@ __device__ void set_group_key(const KeysTask<S>& t, const int32_t* keys, int n, 
   const int32_t j = keys ? keys[n] : x;
   set_key(shared.keys, n, t.view, j);
   atomicMin(&shared.least, j);
-  atomicMax(&shared.greatest, static_cast<int32_t>(t.launch.rule == PairRule::either
-                                                       ? t.view.length
-                                                       : t.view.reach(j)));
+  atomicMax(
+      &shared.greatest,
+      static_cast<int32_t>(t.launch.rule == PairRule::either ? t.view.length : t.view.reach(j)));
   if (t.launch.pass == BackwardPass::stretch) {
     shared.first_row[n] = t.of_keys(plan.first_row)[j] +
                           static_cast<int32_t>(t.tile.first / plan.stretch - j / plan.stretch);
@@ -192,8 +192,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
         const QueryInterval interval = queries_of_group(t, h);
         const int32_t* const order =
             launch.pass == BackwardPass::order
-                ? plan.sorted_queries +
-                      (tile.range.row * p.q_heads + h) * p.sequences.length + tile.range.begin
+                ? plan.sorted_queries + (tile.range.row * p.q_heads + h) * p.sequences.length +
+                      tile.range.begin
                 : nullptr;
         const auto load = [&] {
           load_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(

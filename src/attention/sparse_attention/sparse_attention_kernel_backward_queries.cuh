@@ -22,8 +22,7 @@ class KeyStream {
         view_(view),
         shared_(shared),
         walk_(shared.walk, view,
-              launch.plan.chunk_reach +
-                  reach_place(p, tile.range.row * p.k_heads + head, tile),
+              launch.plan.chunk_reach + reach_place(p, tile.range.row * p.k_heads + head, tile),
               nullptr) {
     if (launch.pass != BackwardPass::stretch) return;
     walk_.start(static_cast<int32_t>(tile.first), static_cast<int32_t>(tile.last), false);
@@ -50,9 +49,7 @@ class KeyStream {
       default: break;
     }
     if (x_ >= last_) return false;
-    set_marks([&](int n) {
-      set_key(shared_.keys, n, view_, x_ + n < last_ ? x_ + n : -1);
-    });
+    set_marks([&](int n) { set_key(shared_.keys, n, view_, x_ + n < last_ ? x_ + n : -1); });
     x_ += S::kStreamed;
     return true;
   }
@@ -151,11 +148,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kQueriesBlocks)
   const TileRange tile = find_tile(p.sequences, tiling, row_place / places, row_place % places);
   if (tile.first >= tile.last || !launch.takes(tile.range.length)) return;
   const PatternView view = view_of(p, plan, tile.range, head);
-  const int32_t* const order =
-      launch.pass == BackwardPass::order
-          ? plan.sorted_queries + (tile.range.row * p.q_heads + h) * p.sequences.length +
-                tile.range.begin
-          : nullptr;
+  const int32_t* const order = launch.pass == BackwardPass::order
+                                   ? plan.sorted_queries +
+                                         (tile.range.row * p.q_heads + h) * p.sequences.length +
+                                         tile.range.begin
+                                   : nullptr;
   KeyStream<S> keys(p, launch, tile, head, view, shared);
   StepOptions options{launch.rule, p.scale * device::kLog2E, true, false, false};
   BackwardTile<S, false> sums(shared);

@@ -8,15 +8,15 @@ namespace hax::sparse_attention {
 // Which rows a block keeps, or how it comes to those it streams.
 enum class BackwardPass {
   neighbours,  // a tile of neighbours meets all that its spans (or any pattern, in short sequences) may reach
-  order,       // LSH: neighbours in key_order meet their queries, and the other way round
-  stretch,     // the keys whose spans touch a stretch of queries
-  direct,      // the keys that are summed in one go
+  order,    // LSH: neighbours in key_order meet their queries, and the other way round
+  stretch,  // the keys whose spans touch a stretch of queries
+  direct,   // the keys that are summed in one go
 };
 
 struct BackwardLaunch {
   BackwardPass pass;
   PairRule rule;
-  bool add;    // to what the output holds
+  bool add;                    // to what the output holds
   bool short_only, long_only;  // sequences up to, or longer than, kDenseLength
   BackwardAccess access;
   CudaBackwardPlan plan;
@@ -30,8 +30,8 @@ __device__ inline PatternView view_of(const BackwardParams& p, const CudaBackwar
                                       const Sequences::Range& range, int64_t head) {
   PatternView view(p.pattern, range, head);
   if (plan.indices.key_rank) {
-    view.rank = plan.indices.key_rank + (range.row * p.k_heads + head) * p.sequences.length +
-                range.begin;
+    view.rank =
+        plan.indices.key_rank + (range.row * p.k_heads + head) * p.sequences.length + range.begin;
   }
   return view;
 }

@@ -23,8 +23,8 @@ enum class PairRule {
 
 // kQk, kV: widths that rows are padded to. A warp owns 16 of the rows that stay and one of kColumnWarps shares of
 // the results' columns.
-template <class T_, int kQk_, int kV_, int kRowWarps_, int kColumnWarps_, int kStreamed_, int kKeysBlocks_,
-          int kQueriesBlocks_>
+template <class T_, int kQk_, int kV_, int kRowWarps_, int kColumnWarps_, int kStreamed_,
+          int kKeysBlocks_, int kQueriesBlocks_>
 struct BackwardShape {
   using T = T_;
   static constexpr int kQk = kQk_, kV = kV_;
@@ -34,7 +34,8 @@ struct BackwardShape {
   static constexpr int kKeysBlocks = kKeysBlocks_, kQueriesBlocks = kQueriesBlocks_;  // on an SM
   static constexpr int kThreads = 32 * kRowWarps * kColumnWarps;
   static constexpr int kMarks = kStay > kStreamed ? kStay : kStreamed;
-  static constexpr int kPiece = kStreamed < 32 ? kStreamed : 32;  // streamed rows in registers at a time
+  static constexpr int kPiece =
+      kStreamed < 32 ? kStreamed : 32;  // streamed rows in registers at a time
   // Rows in shared memory start 16 bytes apart modulo 128, so that eight of them fill the banks.
   static constexpr int kPad = 8;
   static constexpr int kStride1 = kQk + kPad, kStride2 = kV + kPad;
@@ -81,7 +82,8 @@ struct RowsView {
   int width;
   bool vectors;
 
-  __device__ RowsView(const Tensor& tensor, const Sequences::Range& range, int64_t head, bool vectors)
+  __device__ RowsView(const Tensor& tensor, const Sequences::Range& range, int64_t head,
+                      bool vectors)
       : data(tensor.at<T>(range.row, range.begin, head)),
         stride(tensor.stride[1]),
         element_stride(tensor.stride[3]),
@@ -131,7 +133,7 @@ __device__ void clean_tile(T* tile) {
 // What a step needs beside the tiles.
 struct StepOptions {
   PairRule rule;
-  float scale_log2;     // scale / log 2
+  float scale_log2;  // scale / log 2
   bool want1, want2;
   // Slower, and right where some row holds NaN or infinity: such a row then reaches those that it is paired with
   // and no others.
@@ -273,12 +275,12 @@ class BackwardTile {
 
   template <int kWidth, int kStride>
   __device__ void multiply_rows(Piece& sums, const T* a, const T* b, int begin) const {
-    const uint32_t left_at = device::launder(
-        device::shared_address(a) + row_ * kStride * kSize +
-        device::operand_offset<T, kStride, device::OperandFrom::a>(lane_));
-    const uint32_t right_at = device::launder(
-        device::shared_address(b) + begin * kStride * kSize +
-        device::operand_offset<T, kStride, device::OperandFrom::b>(lane_));
+    const uint32_t left_at =
+        device::launder(device::shared_address(a) + row_ * kStride * kSize +
+                        device::operand_offset<T, kStride, device::OperandFrom::a>(lane_));
+    const uint32_t right_at =
+        device::launder(device::shared_address(b) + begin * kStride * kSize +
+                        device::operand_offset<T, kStride, device::OperandFrom::b>(lane_));
 #pragma unroll
     for (int k = 0; k < kWidth; k += 16) {
       device::OperandA<T> left;

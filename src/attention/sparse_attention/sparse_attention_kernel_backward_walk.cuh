@@ -33,7 +33,9 @@ class KeyWalkInStretch {
     with_rows_ = with_rows;
     next_chunk_ = chunk_at_ = chunk_count_ = 0;
   }
-  __device__ bool done() const { return chunk_at_ == chunk_count_ && next_chunk_ * kChunkKeys >= last_; }
+  __device__ bool done() const {
+    return chunk_at_ == chunk_count_ && next_chunk_ * kChunkKeys >= last_;
+  }
 
   // The length of the next list; 0 when there are no more keys. All threads call it.
   __device__ int fill() {
