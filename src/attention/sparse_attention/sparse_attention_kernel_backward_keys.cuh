@@ -16,6 +16,12 @@ struct KeysShared : BackwardShared<S> {
   int32_t row_count[S::kStay];
 };
 
+// Rows of a key that has some.
+__device__ inline int32_t rows_of(const PatternView& view, const CudaBackwardPlan& plan,
+                                  int32_t j) {
+  return static_cast<int32_t>((view.reach(j) - 1) / plan.stretch - j / plan.stretch) + 1;
+}
+
 // One key head of one sequence and a block's share of it.
 template <class S>
 struct KeysTask {
@@ -42,27 +48,22 @@ __device__ void set_group_key(const KeysTask<S>& t, const int32_t* keys, int n, 
   auto& shared = t.shared;
   const CudaBackwardPlan& plan = t.launch.plan;
   shared.first_row[n] = kNoRows;
-  if (n >= count) return set_key(shared.keys, n, -1, 0, -1);
+  if (n >= count) return store_mark(shared.keys[0], n, Key{});
   const auto x = static_cast<int32_t>(t.tile.first) + n;
   if (t.launch.pass == BackwardPass::order) {
     const int32_t j = t.view.ordered(x);
-    set_key(shared.keys, n, j, 0, x);
+    store_mark(shared.keys[0], n, Key{j, 0, x});
     if (plan.first_row) {
       const int32_t row = t.of_keys(plan.first_row)[j];
       shared.first_row[n] = row;
-      if (row >= 0) {
-        shared.row_count[n] =
-            static_cast<int32_t>((t.view.reach(j) - 1) / plan.stretch - j / plan.stretch) + 1;
-      }
+      if (row >= 0) shared.row_count[n] = rows_of(t.view, plan, j);
     }
     return;
   }
   const int32_t j = keys ? keys[n] : x;
-  set_key(shared.keys, n, t.view, j);
+  store_mark(shared.keys[0], n, read_key(t.view, j));
   atomicMin(&shared.least, j);
-  atomicMax(
-      &shared.greatest,
-      static_cast<int32_t>(t.launch.rule == PairRule::either ? t.view.length : t.view.reach(j)));
+  atomicMax(&shared.greatest, t.launch.rule == PairRule::either ? t.view.length : t.view.reach(j));
   if (t.launch.pass == BackwardPass::stretch) {
     shared.first_row[n] = t.of_keys(plan.first_row)[j] +
                           static_cast<int32_t>(t.tile.first / plan.stretch - j / plan.stretch);
@@ -100,7 +101,7 @@ __device__ void write_group(const KeysTask<S>& t, BackwardTile<S, true>& sums) {
   if (t.launch.pass == BackwardPass::stretch) {
     const auto store = [&](int64_t first_column, int64_t columns, float scale) {
       return [&, first_column, columns, scale](int row, int column, float x, float y) {
-        if (shared.keys.position[row] < 0 || column >= columns) return;
+        if (shared.keys[0].position[row] < 0 || column >= columns) return;
         float* const at = t.rows() + shared.first_row[row] * width + first_column + column;
         *reinterpret_cast<float2*>(at) = {x * scale, y * scale};
       };
@@ -122,7 +123,7 @@ __device__ void write_group(const KeysTask<S>& t, BackwardTile<S, true>& sums) {
           y += share.y;
         }
       }
-      store_pair(out, t.launch.add, shared.keys.position[row], column, x, y);
+      store_pair(out, t.launch.add, shared.keys[0].position[row], column, x, y);
     };
   };
   if (p.dk) {
@@ -180,10 +181,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
       set_group_key(t, list ? list + group : nullptr, n, count);
     }
     __syncthreads();
+    const auto key_at = [&](int n) { return shared.keys[0].position[n]; };
     load_tile<S::kThreads, S::kStay, S::kQk, S::kStride1>(
-        shared.a1, RowsView<const T>(p.k, tile.range, head, launch.access.k), shared.keys.position);
+        shared.a1, RowsView<const T>(p.k, tile.range, head, launch.access.k), key_at);
     load_tile<S::kThreads, S::kStay, S::kV, S::kStride2>(
-        shared.a2, RowsView<const T>(p.v, tile.range, head, launch.access.v), shared.keys.position);
+        shared.a2, RowsView<const T>(p.v, tile.range, head, launch.access.v), key_at);
 
     options.careful = false;
     for (;;) {
@@ -195,27 +197,45 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
                 ? plan.sorted_queries + (tile.range.row * p.q_heads + h) * p.sequences.length +
                       tile.range.begin
                 : nullptr;
-        const auto load = [&] {
+        const auto query_at = [&](int32_t x) {
+          return x >= interval.end ? -1 : order ? __ldg(order + x) : x;
+        };
+        const auto fetch_rows = [&](int32_t x, int stage) {
+          const auto at = [&](int n) { return query_at(x + n); };
           load_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(
-              shared.b1, RowsView<const T>(p.q, tile.range, h, launch.access.q),
-              shared.queries.position);
+              shared.b1[stage], RowsView<const T>(p.q, tile.range, h, launch.access.q), at);
           load_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(
-              shared.b2, RowsView<const T>(p.d_o, tile.range, h, launch.access.d_o),
-              shared.queries.position);
+              shared.b2[stage], RowsView<const T>(p.d_o, tile.range, h, launch.access.d_o), at);
           device::commit_copies();
+        };
+        const auto n = static_cast<int>(threadIdx.x);
+        const bool marks = n < S::kStreamed;
+        const auto fetch_mark = [&](int32_t x) {
+          return read_query_mark(p, plan, tile.range, h, marks ? query_at(x + n) : -1);
+        };
+        __syncthreads();
+        if (interval.begin < interval.end) {
+          fetch_rows(interval.begin, 0);
+          const QueryMark mark = fetch_mark(interval.begin);
+          if (marks) store_mark(shared.queries[0], n, mark);
+        }
+        int stage = 0;
+        for (int32_t x = interval.begin; x < interval.end; x += S::kStreamed) {
           device::wait_for_copies<0>();
           __syncthreads();
-        };
-        for (int32_t x = interval.begin; x < interval.end; x += S::kStreamed) {
-          __syncthreads();
-#pragma unroll 1
-          for (int n = static_cast<int>(threadIdx.x); n < S::kStreamed; n += S::kThreads) {
-            const int32_t i = x + n >= interval.end ? -1 : order ? order[x + n] : x + n;
-            set_query(shared.queries, n, p, plan, tile.range, h, i);
+          const bool more = x + S::kStreamed < interval.end;
+          QueryMark mark;
+          if (more) {
+            fetch_rows(x + S::kStreamed, stage ^ 1);
+            mark = fetch_mark(x + S::kStreamed);
           }
-          __syncthreads();
-          load();
-          sums.step(options, load);
+          sums.step(options, stage, [&] {
+            fetch_rows(x, stage);
+            device::wait_for_copies<0>();
+            __syncthreads();
+          });
+          stage ^= 1;
+          if (more && marks) store_mark(shared.queries[stage], n, mark);
         }
       }
       if (options.careful || sums.finite()) break;
@@ -250,8 +270,7 @@ __global__ void __launch_bounds__(kFinishThreads)
   if (first_row == kDirect) return;
   int64_t row_count = 0;
   if (first_row >= 0) {
-    const PatternView view(p.pattern, range, head);
-    row_count = (view.reach(j) - 1) / plan.stretch - j / plan.stretch + 1;
+    row_count = rows_of(PatternView(p.pattern, range, head), plan, j);
   }
   const float* const rows = plan.rows + (key_row * plan.row_count + first_row) * plan.row_width;
   const auto write = [&](const Tensor& out, int64_t width, int64_t first_column) {

@@ -43,38 +43,45 @@ __device__ inline int64_t reach_place(const Problem& p, int64_t key_row, const T
          chunks.first_place(p.sequences, tile.s, tile.range.begin);
 }
 
-// i < 0: not there.
-template <int N>
-__device__ void set_query(QueryMarks<N>& marks, int n, const BackwardParams& p,
-                          const CudaBackwardPlan& plan, const Sequences::Range& range,
-                          int64_t q_head, int32_t i) {
+// What marks hold of one query or key.
+struct QueryMark {
   Query query;
   float lse = 0.0f, delta = 0.0f;
-  if (i >= 0) {
-    query = read_query(p.pattern, range, i, q_head);
-    const int64_t t = range.begin + i;
-    lse = *p.lse.at<const float>(range.row, q_head, t) * device::kLog2E;
-    if (lse == -INFINITY) lse = INFINITY;  // no keys: every P is 0
-    delta = plan.delta[(range.row * p.q_heads + q_head) * p.sequences.length + t];
-  }
-  marks.position[n] = i;
-  marks.begin[n] = query.begin;
-  marks.count[n] = static_cast<uint32_t>(query.end - query.begin);
-  marks.lse[n] = lse;
-  marks.delta[n] = delta;
+};
+
+// i < 0: not there.
+__device__ inline QueryMark read_query_mark(const BackwardParams& p, const CudaBackwardPlan& plan,
+                                            const Sequences::Range& range, int64_t q_head,
+                                            int32_t i) {
+  QueryMark mark;
+  if (i < 0) return mark;
+  mark.query = read_query(p.pattern, range, i, q_head);
+  const int64_t t = range.begin + i;
+  mark.lse = *p.lse.at<const float>(range.row, q_head, t);
+  mark.delta = plan.delta[(range.row * p.q_heads + q_head) * p.sequences.length + t];
+  return mark;
 }
 
 template <int N>
-__device__ void set_key(KeyMarks<N>& marks, int n, int32_t j, uint32_t span, int32_t rank) {
-  marks.position[n] = j;
-  marks.span[n] = span;
-  marks.rank[n] = rank;
+__device__ void store_mark(QueryMarks<N>& marks, int n, const QueryMark& mark) {
+  marks.position[n] = mark.query.position;
+  marks.begin[n] = mark.query.begin;
+  marks.count[n] = static_cast<uint32_t>(mark.query.end - mark.query.begin);
+  // Without keys every P is 0.
+  marks.lse[n] = mark.lse == -INFINITY ? INFINITY : mark.lse * device::kLog2E;
+  marks.delta[n] = mark.delta;
+}
+
+__device__ inline Key read_key(const PatternView& view, int32_t j) {
+  if (j < 0) return {};
+  return {j, view.span(j, view.life(j)), view.rank_of(j)};
 }
 
 template <int N>
-__device__ void set_key(KeyMarks<N>& marks, int n, const PatternView& view, int32_t j) {
-  if (j < 0) return set_key(marks, n, -1, 0, -1);
-  set_key(marks, n, j, view.span(j, view.life(j)), view.rank_of(j));
+__device__ void store_mark(KeyMarks<N>& marks, int n, const Key& key) {
+  marks.position[n] = key.position;
+  marks.span[n] = key.span;
+  marks.rank[n] = key.rank;
 }
 
 // Neighbours of an output's row; y only where the row goes on.

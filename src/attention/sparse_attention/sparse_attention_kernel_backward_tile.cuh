@@ -62,10 +62,12 @@ struct BackwardShared {
   using T = typename S::T;
   alignas(16) T a1[S::kStay * S::kStride1];
   alignas(16) T a2[S::kStay * S::kStride2];
-  alignas(16) T b1[S::kStreamed * S::kStride1];
-  alignas(16) T b2[S::kStreamed * S::kStride2];
-  alignas(16) QueryMarks<S::kMarks> queries;
-  alignas(16) KeyMarks<S::kMarks> keys;
+  // Two tiles: one is on its way while the other is worked on.
+  alignas(16) T b1[2][S::kStreamed * S::kStride1];
+  alignas(16) T b2[2][S::kStreamed * S::kStride2];
+  // Those that stay use the first.
+  alignas(16) QueryMarks<S::kMarks> queries[2];
+  alignas(16) KeyMarks<S::kMarks> keys[2];
   int32_t least, greatest;  // of what the block's threads agree on
 };
 
@@ -91,9 +93,9 @@ struct RowsView {
         vectors(vectors) {}
 };
 
-// Copies rows[position[0 .. kRows)] to shared memory, padded with zeros; asynchronously if in vectors.
-template <int kThreads, int kRows, int kWidth, int kStride, class T>
-__device__ void load_tile(T* to, const RowsView<const T>& rows, const int32_t* position) {
+// Copies rows position(0 .. kRows - 1) to shared memory, padded with zeros; asynchronously if in vectors.
+template <int kThreads, int kRows, int kWidth, int kStride, class T, class F>
+__device__ void load_tile(T* to, const RowsView<const T>& rows, F&& position) {
   if (rows.vectors) {
     constexpr int V = device::kVectorElements<T>;
     constexpr int kVectors = kWidth / V;
@@ -104,7 +106,7 @@ __device__ void load_tile(T* to, const RowsView<const T>& rows, const int32_t* p
 #pragma unroll 4
     for (int row = static_cast<int>(threadIdx.x) / kVectors; row < kRows;
          row += kThreads / kVectors) {
-      const int32_t at = position[row];
+      const int32_t at = position(row);
       device::copy_async_16(to + row * kStride + column, at >= 0 ? from + at * rows.stride : from,
                             inside && at >= 0);
     }
@@ -113,7 +115,7 @@ __device__ void load_tile(T* to, const RowsView<const T>& rows, const int32_t* p
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < kRows * kWidth; i += kThreads) {
     const int row = i / kWidth, column = i % kWidth;
-    const int32_t at = position[row];
+    const int32_t at = position(row);
     to[row * kStride + column] = at >= 0 && column < rows.width
                                      ? rows.data[at * rows.stride + column * rows.element_stride]
                                      : device::from_float<T>(0.0f);
@@ -167,27 +169,30 @@ class BackwardTile {
     }
   }
 
-  // Rows and marks of the streamed tile lie in shared memory, as do the others. `reload` brings the streamed rows
-  // back after careful mode has cleaned them.
+  // Rows and marks of streamed tile `stage` lie in shared memory, as do the others. `reload` brings the streamed
+  // rows back after careful mode has cleaned them.
   template <class Reload>
-  __device__ void step(const StepOptions& o, Reload&& reload) {
+  __device__ void step(const StepOptions& o, int stage, Reload&& reload) {
+    stage_ = stage;
+    const T* const b1 = shared_.b1[stage];
+    const T* const b2 = shared_.b2[stage];
 #pragma unroll 1
     for (int begin = 0; begin < S::kStreamed; begin += S::kPiece) {
       float scores[S::kPiece / 8][4], products[S::kPiece / 8][4];
       const bool any = mask(o, scores, begin);
       if (!o.careful && !__any_sync(0xffffffffu, any)) continue;
-      multiply_rows<S::kQk, S::kStride1>(scores, shared_.a1, shared_.b1, begin);
+      multiply_rows<S::kQk, S::kStride1>(scores, shared_.a1, b1, begin);
 #pragma unroll
       for (int n = 0; n < S::kPiece / 8; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) products[n][e] = 0.0f;
       }
-      if (o.want1) multiply_rows<S::kV, S::kStride2>(products, shared_.a2, shared_.b2, begin);
+      if (o.want1) multiply_rows<S::kV, S::kStride2>(products, shared_.a2, b2, begin);
       weigh(o, scores, products, begin);
       if (o.careful) drop_others(o, scores, products, begin);
-      if (o.want1) accumulate<kBlocks1, S::kStride1>(out1_, products, shared_.b1, begin);
+      if (o.want1) accumulate<kBlocks1, S::kStride1>(out1_, products, b1, begin);
       if constexpr (kKeysStay) {
-        if (o.want2) accumulate<kBlocks2, S::kStride2>(out2_, scores, shared_.b2, begin);
+        if (o.want2) accumulate<kBlocks2, S::kStride2>(out2_, scores, b2, begin);
       }
       if (o.careful) {
         __syncthreads();
@@ -238,8 +243,8 @@ class BackwardTile {
 
   template <PairRule rule, class F>
   __device__ void each_counted_by(int begin, F& f) const {
-    const auto& k = shared_.keys;
-    const auto& q = shared_.queries;
+    const auto& k = shared_.keys[kKeysStay ? 0 : stage_];
+    const auto& q = shared_.queries[kKeysStay ? stage_ : 0];
     const int row = row_ + lane_ / 4;
 #pragma unroll
     for (int n = 0; n < S::kPiece / 8; ++n) {
@@ -297,7 +302,7 @@ class BackwardTile {
 
   // scores become P, products dS.
   __device__ void weigh(const StepOptions& o, Piece& scores, Piece& products, int begin) const {
-    const auto& q = shared_.queries;
+    const auto& q = shared_.queries[kKeysStay ? stage_ : 0];
 #pragma unroll
     for (int n = 0; n < S::kPiece / 8; ++n) {
 #pragma unroll
@@ -319,8 +324,8 @@ class BackwardTile {
       products[n][e] = counts ? products[n][e] : 0.0f;
     });
     __syncthreads();
-    clean_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(shared_.b1);
-    clean_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(shared_.b2);
+    clean_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(shared_.b1[stage_]);
+    clean_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(shared_.b2[stage_]);
     __syncthreads();
   }
 
@@ -361,6 +366,7 @@ class BackwardTile {
 
   BackwardShared<S>& shared_;
   const int lane_, row_, share_;
+  int stage_ = 0;
   float out1_[kBlocks1][4];
   float out2_[kBlocks2 > 0 ? kBlocks2 : 1][4];
 };
