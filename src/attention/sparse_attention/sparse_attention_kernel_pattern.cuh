@@ -54,12 +54,15 @@ struct PatternView {
   int64_t order_stride = 0, eviction_stride = 0;
   int32_t length;
   bool full;
+  bool uniform;  // every key's span is the window
   int32_t sink;
   uint32_t window, dilation;  // 0 without
 
   __device__ PatternView(const Pattern& p, const Sequences::Range& range, int64_t k_head)
       : length(static_cast<int32_t>(range.length)),
         full(p.has(HAX_PATTERN_FULL)),
+        uniform(!p.has(HAX_PATTERN_FULL | HAX_PATTERN_SINK | HAX_PATTERN_DILATED |
+                       HAX_PATTERN_KEY_SELECTION)),
         sink(static_cast<int32_t>(p.sink)),
         window(static_cast<uint32_t>(p.window)),
         dilation(static_cast<uint32_t>(p.dilation)) {
@@ -82,8 +85,9 @@ struct PatternView {
     const int32_t evicted = clamp_index(__ldg(eviction + j * eviction_stride), length);
     return evicted > j ? static_cast<uint32_t>(evicted - j) : 0;
   }
-  __device__ uint32_t span(int32_t j, uint32_t lifetime) const {
-    return endless(j) ? kEndless : max(window, lifetime);
+  __device__ uint32_t span(int32_t j) const {
+    if (uniform) return window;
+    return endless(j) ? kEndless : max(window, life(j));
   }
   __device__ int32_t rank_of(int32_t j) const { return rank ? __ldg(rank + j) : -1; }
   __device__ int32_t ordered(int32_t p) const {

@@ -156,7 +156,7 @@ class KeyWalk {
       x = static_cast<int32_t>((x + 1) * view_.dilation - 1);
       return {x, kEndless, view_.rank_of(x)};
     }
-    return {x, view_.span(x, view_.life(x)), view_.rank_of(x)};
+    return {x, view_.span(x), view_.rank_of(x)};
   }
 
   // Whether any query of the tile may select the key.
