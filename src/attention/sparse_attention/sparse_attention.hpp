@@ -122,6 +122,7 @@ inline constexpr int kTileKeys = 64;
 // Takes the pieces of the workspace that a call on a GPU needs.
 CudaPath choose_cuda_path(const Problem&);
 CudaIndices plan_cuda_indices(const Problem&, const CudaPath&, Workspace&);
+CudaForwardPlan plan_cuda_forward(const ForwardParams&, Workspace&);
 void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
 
 template <CpuLevel level>

@@ -37,6 +37,7 @@ struct ForwardShape {
 // What the tests of a step's keys need, in shared memory.
 template <int kKeys>
 struct StepKeys {
+  Rule rule;
   int32_t position[kKeys];
   uint32_t span[kKeys];
   int32_t rank[kKeys];
@@ -110,8 +111,8 @@ class ForwardTile {
   }
 
   // Begins to copy a step's keys and values.
-  __device__ __forceinline__ void load_step(int stage, const Key& key, const RowsView<T>& k,
-                                            const RowsView<T>& v) const {
+  __device__ __forceinline__ void load_step(int stage, const Key& key, Rule rule,
+                                            const RowsView<T>& k, const RowsView<T>& v) const {
 #pragma unroll
     for (int first = 0; first < kKeys; first += kRowsAtOnce) {
       const int n = first + static_cast<int>(threadIdx.x) / kRowLanes;
@@ -124,6 +125,7 @@ class ForwardTile {
     }
     if (threadIdx.x >= kKeys) return;
     StepKeys<kKeys>& keys = shared_.keys[stage];
+    keys.rule = rule;
     keys.position[lane_] = key.position;
     keys.span[lane_] = key.span;
     keys.rank[lane_] = key.rank;
@@ -167,8 +169,9 @@ class ForwardTile {
   }
 
   template <bool infinities>
-  __device__ __forceinline__ void take_step(int stage, Rule rule) {
+  __device__ __forceinline__ void take_step(int stage) {
     const StepKeys<kKeys>& keys = shared_.keys[stage];
+    const Rule rule = keys.rule;
     Key key;
     if (lane_ < kKeys) key = {keys.position[lane_], keys.span[lane_], keys.rank[lane_]};
     const Coverage coverage(key, shared_.warp_bounds[warp_], rule);
@@ -183,7 +186,7 @@ class ForwardTile {
     }
     if (!__all_sync(0xffffffffu, coverage.all || lane_ >= kKeys)) {
       if (rule == Rule::own) mask<Rule::own>(s, keys);
-      if (rule == Rule::either) mask<Rule::either>(s, keys);
+      if (rule == Rule::lsh) mask<Rule::lsh>(s, keys);
       if (rule == Rule::own_not_lsh) mask<Rule::own_not_lsh>(s, keys);
     }
     float correction[2];
@@ -309,7 +312,7 @@ class ForwardTile {
 // Takes the steps of the tile's walk. Always inline, so that the tile stays in registers.
 template <bool infinities, class Shape>
 __device__ __forceinline__ void take_steps(ForwardTile<Shape>& work, KeyWalk<Shape::kKeys>& walk,
-                                           Rule rule, const RowsView<typename Shape::Type>& k,
+                                           const RowsView<typename Shape::Type>& k,
                                            const RowsView<typename Shape::Type>& v) {
   constexpr int kStages = Shape::kStages;
   walk.start();
@@ -322,46 +325,56 @@ __device__ __forceinline__ void take_steps(ForwardTile<Shape>& work, KeyWalk<Sha
       __syncthreads();
     }
     Key key;
-    more = more && walk.next(key);
+    Rule rule;
+    more = more && walk.next(key, rule);
     if (more) {
-      work.load_step(stage_in, key, k, v);
+      work.load_step(stage_in, key, rule, k, v);
       stage_in = following(stage_in);
       ++loaded;
     }
     device::commit_copies();
     if (step < 0) continue;
-    work.template take_step<infinities>(stage, rule);
+    work.template take_step<infinities>(stage);
     stage = following(stage);
   }
 }
 
-// The walk of a tile in the order of positions; answers the rule for its pairs.
-__device__ inline Rule natural_rule(const Pattern& pattern, bool dense) {
-  if (pattern.has(HAX_PATTERN_FULL) || !pattern.has(HAX_PATTERN_LSH)) return Rule::own;
-  return dense ? Rule::either : Rule::own_not_lsh;
-}
-
+// The walk of a tile in the order of positions. list: null without one.
 template <int kKeys>
 __device__ void plan_natural_walk(WalkPlan& walk, const Pattern& pattern, const TileRange& tile,
-                                  const SelectionList& list, bool dense) {
-  if (dense || pattern.has(HAX_PATTERN_FULL)) return walk.add(Source::interval, 0, tile.last);
+                                  const SelectionList& list) {
+  const bool full = pattern.has(HAX_PATTERN_FULL);
+  const Rule rule = pattern.has(HAX_PATTERN_LSH) && !full ? Rule::own_not_lsh : Rule::own;
+  if (full) return walk.add(Source::interval, rule, 0, tile.last);
   // Keys before the window's come from other segments. Steps begin at multiples of their length.
   int64_t window = tile.last;
   if (pattern.has(HAX_PATTERN_SLIDING_WINDOW)) {
     window = max(tile.first - pattern.window + 1, int64_t{0}) / kKeys * kKeys;
   }
   const int64_t sink = min((pattern.sink + kKeys - 1) / kKeys * kKeys, window);
-  walk.add(Source::interval, 0, sink);
+  walk.add(Source::interval, rule, 0, sink);
   if (pattern.has(HAX_PATTERN_KEY_SELECTION) && !list.keys) {
-    return walk.add(Source::interval, sink, tile.last);
+    return walk.add(Source::interval, rule, sink, tile.last);
   }
-  if (pattern.has(HAX_PATTERN_DILATED)) walk.add_dilated(sink, window, pattern.dilation);
-  if (list.keys) walk.add_list(list, sink, window);
-  walk.add(Source::interval, window, tile.last);
+  if (pattern.has(HAX_PATTERN_DILATED)) walk.add_dilated(rule, sink, window, pattern.dilation);
+  if (list.keys) walk.add_list(rule, list, sink, window);
+  walk.add(Source::interval, rule, window, tile.last);
 }
 
-// One tile, in the order of positions or in that of the keys looked up by LSH (bucket_order), which comes first and
-// leaves sequences with dense tiles out.
+// The walk of a tile in the order of the keys that LSH looks up, and whether it meets the other patterns' keys as
+// well: all keys of a short sequence, or the selected ones if they are few.
+__device__ inline void plan_bucket_walk(WalkPlan& walk, int64_t length, const SelectionList& few,
+                                        bool all_keys) {
+  walk.add(Source::order, Rule::lsh, 0, length);
+  if (few.keys) {
+    walk.add_list(Rule::own_not_lsh, few, 0, length);
+  } else if (all_keys) {
+    walk.add(Source::interval, Rule::own_not_lsh, 0, length);
+  }
+}
+
+// One tile, in the order of positions or in that of the keys looked up by LSH (bucket_order). That comes first, and
+// often nothing is left to do afterwards.
 template <class Shape>
 __global__ void __launch_bounds__(kForwardThreads, Shape::kBlocks)
     forward_kernel(const __grid_constant__ ForwardParams p,
@@ -380,14 +393,19 @@ __global__ void __launch_bounds__(kForwardThreads, Shape::kBlocks)
   const uint32_t place = blockIdx.x / heads % places;
   const int64_t row = blockIdx.x / heads / places;
   const TileRange tile = find_tile(p.sequences, {kTileTokens}, row, place);
-  const bool dense = (plan.path.lsh || plan.path.select) && tile.range.length <= kDenseLength;
   if (tile.first >= tile.last) return;
-  if (bucket_order ? dense : !dense && !plan.path.others) return;
-
   const int64_t k_head = q_head / (heads / static_cast<uint32_t>(p.k_heads));
+  const int64_t key_row = row * p.k_heads + k_head;
+  const bool is_short = tile.range.length <= kDenseLength;
+  const SelectionList few = find_few_selected(plan.lists, p.sequences, tile, key_row);
+  // Whether the order of the ranges does for all patterns.
+  const bool bucket_order_alone = plan.path.lsh && (is_short || few.keys || !plan.path.others);
+  if (!bucket_order && bucket_order_alone) return;
+  const bool resumes = plan.path.lsh && !bucket_order;
+  const bool final = !bucket_order || bucket_order_alone;
+
   const int64_t row_begin = (row * p.q_heads + q_head) * p.sequences.length + tile.range.begin;
   if (threadIdx.x < kTileTokens) {
-    const int64_t key_row = row * p.k_heads + k_head;
     PatternView view(pattern, tile.range, k_head);
     if (plan.indices.key_rank) {
       view.rank = plan.indices.key_rank + key_row * p.sequences.length + tile.range.begin;
@@ -402,10 +420,10 @@ __global__ void __launch_bounds__(kForwardThreads, Shape::kBlocks)
     if (threadIdx.x == 0) {
       shared.walk.count = 0;
       if (bucket_order) {
-        shared.walk.add(Source::order, 0, view.length);
+        plan_bucket_walk(shared.walk, view.length, few, is_short && plan.path.others);
       } else {
         plan_natural_walk<kKeys>(shared.walk, pattern, tile,
-                                 find_list(plan.indices, p.sequences, tile, key_row), dense);
+                                 find_list(plan.lists, p.sequences, tile, key_row));
       }
       new (&shared.view) PatternView(view);
     }
@@ -418,20 +436,18 @@ __global__ void __launch_bounds__(kForwardThreads, Shape::kBlocks)
   const RowsView<T> v(p.v, tile.range, k_head, plan.vectors_v);
   work.load_queries(RowsView<T>(p.q, tile.range, q_head, plan.vectors_q));
 
-  const Rule rule = bucket_order ? Rule::either : natural_rule(pattern, dense);
-  const bool final = !bucket_order || !plan.path.others;
   float* const log2_sums = reinterpret_cast<float*>(plan.indices.per_query) + row_begin;
-  KeyWalk<kKeys> walk(shared.view, shared.walk, shared.queries, shared.bounds, rule);
+  KeyWalk<kKeys> walk(shared.view, shared.walk, shared.queries, shared.bounds);
   // A value that isn't finite makes outputs NaN that have nothing to do with it: then all is done once more.
   for (bool repeated = false;; repeated = true) {
     work.start();
-    if (rule == Rule::own_not_lsh) {
+    if (resumes) {
       work.resume(RowsView<T>(p.o, tile.range, q_head, plan.vectors_o), log2_sums);
     }
     if (repeated) {
-      take_steps<true>(work, walk, rule, k, v);
+      take_steps<true>(work, walk, k, v);
     } else {
-      take_steps<false>(work, walk, rule, k, v);
+      take_steps<false>(work, walk, k, v);
     }
     if (!__syncthreads_or(work.infinite()) || repeated) break;
   }
