@@ -84,6 +84,24 @@ TEST_F(CudaAttention, ManyStreamsAndThreadsAtOnce) {
   for (const MakeCall& make : calls()) expect_streams_and_threads(make);
 }
 
+// Indices outside their sequence can't be reported; they must do no harm beyond wrong outputs.
+TEST_F(CudaAttention, IndicesOutOfRangeTouchNothingElse) {
+  for (const int64_t length : {300, 2200}) {
+    const AttentionCase c = case_of(3, length, 62);
+    AttentionData data(c);
+    const double wrong[] = {-1.0, 2147483647.0, -2147483648.0, static_cast<double>(length), 0.0};
+    size_t next = 0;
+    for (Array* a : {&data.key_order, &data.begin, &data.end, &data.eviction}) {
+      for (double& x : a->data) {
+        if (next++ % 3 == 0) x = wrong[next % std::size(wrong)];
+      }
+    }
+    const TestContext context;
+    run_forward(c, data, context);
+    expect_cuda(cudaDeviceSynchronize());
+  }
+}
+
 }  // namespace
 }  // namespace hax_test
 #endif
