@@ -59,10 +59,10 @@ struct BlockChannels {
   int64_t group, first;
   int count;
 
-  __device__ BlockChannels(const Inputs& in, int64_t index, int width) {
-    const int64_t members = in.channels / in.groups;
-    const int64_t per_group = (members + width - 1) / width;
-    const int64_t begin = index % per_group * width;
+  __device__ BlockChannels(const Inputs& in, unsigned index, int width) {
+    const int64_t members = in.groups == 1 ? in.channels : in.channels / in.groups;
+    const auto per_group = static_cast<unsigned>((members + width - 1) / width);
+    const int64_t begin = int64_t{index % per_group} * width;
     group = index / per_group;
     first = group * members + begin;
     count = static_cast<int>(min(int64_t{width}, members - begin));
@@ -357,7 +357,7 @@ struct Lane {
   }
 };
 
-// Neighbours in shared memory.
+// Neighbours in memory, in vectors.
 template <int Count>
 __device__ void load_row(float (&to)[Count], const float* from) {
   if constexpr (Count % 4 == 0) {
@@ -381,6 +381,8 @@ __device__ void store_row(float* to, const float (&from)[Count]) {
       *reinterpret_cast<float4*>(to + i) =
           make_float4(from[i], from[i + 1], from[i + 2], from[i + 3]);
     }
+  } else if constexpr (Count == 2) {
+    *reinterpret_cast<float2*>(to) = make_float2(from[0], from[1]);
   } else {
 #pragma unroll
     for (int i = 0; i < Count; ++i) to[i] = from[i];
