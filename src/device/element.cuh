@@ -58,6 +58,23 @@ __device__ Packed<T, V> load_packed(const T* from) {
   return packed;
 }
 
+// The same for memory that this thread writes later on.
+template <class T, int V>
+__device__ Packed<T, V> load_mutable(const T* from) {
+  Packed<T, V> packed;
+  const auto move = [&](auto word) {
+    word = *reinterpret_cast<const decltype(word)*>(from);
+    memcpy(&packed, &word, sizeof(word));
+  };
+  if constexpr (sizeof(packed) == 16) {
+    move(uint4{});
+  } else {
+    static_assert(sizeof(packed) == 8);
+    move(uint2{});
+  }
+  return packed;
+}
+
 template <class T, int V>
 __device__ void unpack(float (&to)[V], const Packed<T, V>& packed) {
 #pragma unroll
