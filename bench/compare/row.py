@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Callable
 
+import timing
 import torch
 
 bf16 = torch.bfloat16
@@ -24,12 +25,32 @@ class Row:
     tokens: int = 0  # for time and memory per token (attention: per token and head)
 
 
+_generators = {}
+
+
+def _generator(device):
+    """One of our own: a capture that failed leaves torch's default one unusable."""
+    if device not in _generators:
+        _generators[device] = torch.Generator(device).manual_seed(1)
+    return _generators[device]
+
+
 def normal(device, *shape, dtype=bf16):
-    return torch.randn(*shape, device=device, dtype=dtype)
+    return torch.randn(*shape, device=device, dtype=dtype, generator=_generator(device))
 
 
 def uniform(device, low, high, *shape):
-    return torch.rand(*shape, device=device) * (high - low) + low
+    return torch.rand(*shape, device=device, generator=_generator(device)) * (high - low) + low
+
+
+def backward_of(forward, inputs, gradient):
+    """A call of autograd's backward alone. Forward runs on the stream of captures, where its backward then runs too."""
+    synchronize = torch.cuda.synchronize if gradient.is_cuda else lambda: None
+    synchronize()
+    with timing.capture_stream():
+        out = forward()
+    synchronize()
+    return lambda: torch.autograd.grad(out, inputs, gradient, retain_graph=True)
 
 
 def error(got, want):

@@ -4,7 +4,7 @@ import eager
 import hax
 import peers
 import torch
-from row import Contestant, Row, normal, uniform
+from row import Contestant, Row, backward_of, normal, uniform
 
 BITS = 8
 
@@ -50,7 +50,7 @@ def hash_row(length, heads, width, bits, bars, statistics=hax.STATISTICS_NONE, n
 
 def select_row(rows, length, budget, order, bars):
     def make(device):
-        score = normal(device, rows, 1, length, dtype=torch.float32)
+        score = uniform(device, 0.0, 1.0, rows, 1, length).argsort(-1).float()  # no two equal
         if order == "sorted up":
             score = score.sort(-1).values
         elif order == "sorted down":
@@ -77,13 +77,6 @@ def select_row(rows, length, budget, order, bars):
         return contestants
 
     return Row(f"key_select {rows} rows L{length} k{budget} {order}", make, bars=bars, tolerance=1e-6, bytes=8 * rows * length)
-
-
-def backward_of(o, inputs, gradient):
-    def run():
-        return torch.autograd.grad(o, inputs, gradient, retain_graph=True)
-
-    return run
 
 
 def attention_calls(q, k, v, pattern, scale, d_o=None):
@@ -151,7 +144,7 @@ def sparse_row(name, length, heads, width, value_width, budget, bars, dense):
         if dense and device != "cpu":
             dq, dk, dv = (normal(device, 1, heads, length, value_width).requires_grad_(backward) for _ in range(3))
             attend = lambda: torch.nn.functional.scaled_dot_product_attention(dq, dk, dv, is_causal=True)
-            run = backward_of(attend(), (dq, dk, dv), normal(device, *dq.shape)) if backward else attend
+            run = backward_of(attend, (dq, dk, dv), normal(device, *dq.shape)) if backward else attend
             contestants[f"dense SDPA d{value_width}"] = Contestant(run)
         return contestants
 
@@ -199,7 +192,7 @@ def window_row(name, length, heads, width, window, bars):
         pq, pk, pv = (t.transpose(1, 2).contiguous().requires_grad_(backward) for t in (q, k, v))
         last = {}
         if backward:
-            grad = backward_of(flex(pq, pk, pv, block_mask), (pq, pk, pv), d_o.transpose(1, 2).contiguous())
+            grad = backward_of(lambda: flex(pq, pk, pv, block_mask), (pq, pk, pv), d_o.transpose(1, 2).contiguous())
 
             def run():
                 last["all"] = grad()
@@ -263,7 +256,7 @@ def layer_row(name, batch, length, width, value_width, budget, bars):
         eager_weights = [w.to(q.dtype) if w.dim() > 1 else w for w in weights]
         run = lambda: eager.hax_layer(eq, ek, ev, R, eager_weights, budget, scale)
         if backward:
-            run = backward_of(run(), (eq, ek, ev), d_o[:, :, 0])
+            run = backward_of(run, (eq, ek, ev), d_o[:, :, 0])
 
         def by_mask():
             """Dense attention in fp32 over the keys that hax chose."""

@@ -3,7 +3,7 @@
 import hax
 import peers
 import torch
-from row import Contestant, Row, bf16, normal, uniform
+from row import Contestant, Row, backward_of, normal, uniform
 
 
 def conv_row(name, batch, length, channels, width, bars):
@@ -43,8 +43,7 @@ def conv_row(name, batch, length, channels, width, bars):
             leaves = leaf, weight.clone().requires_grad_(backward), bias.clone().requires_grad_(backward)
             run = lambda: peers.conv_api.causal_conv1d_fn(*leaves, activation="silu")
             if backward:
-                out, dout = run(), dy.transpose(1, 2)
-                run = lambda: torch.autograd.grad(out, leaves, dout, retain_graph=True)
+                run = backward_of(run, leaves, dy.transpose(1, 2))
             contestants["causal_conv1d_fn"] = Contestant(run)
         return contestants
 

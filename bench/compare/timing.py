@@ -22,6 +22,17 @@ def _event_ms(enqueue, repeats):
     return statistics.median(times)
 
 
+_stream = None
+
+
+def capture_stream():
+    """Context in which work goes to the stream that captures use."""
+    global _stream
+    if _stream is None and torch.cuda.is_available():
+        _stream = torch.cuda.Stream()
+    return torch.cuda.stream(_stream)
+
+
 def _rounds(once_ms):
     return max(3, min(15, int(60.0 / (once_ms + 1e-3))))
 
@@ -43,14 +54,13 @@ def call_ms(calls):
 
 def replay_ms(calls, once_ms):
     """The same by graph replay; None where the calls can't be captured. once_ms: about the time of a call."""
-    stream = torch.cuda.Stream()
     graph = torch.cuda.CUDAGraph()
     calls = _repeated(calls, once_ms)
     try:
-        with torch.cuda.stream(stream):
+        with capture_stream():
             calls[0]()
-        stream.synchronize()
-        with torch.cuda.graph(graph, stream=stream):
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=_stream):
             for call in calls:
                 call()
     except RuntimeError:
