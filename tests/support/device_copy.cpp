@@ -14,6 +14,8 @@
 namespace hax_test {
 namespace {
 
+thread_local int staying_on_cpu = 0;
+
 bool read_environment() {
   const char* device = std::getenv("HAX_TEST_DEVICE");
   if (!device || std::strcmp(device, "cpu") == 0) return false;
@@ -39,8 +41,11 @@ void require(cudaError_t error, const char* what) {
 
 bool tests_use_cuda() {
   static const bool use = read_environment();
-  return use;
+  return use && staying_on_cpu == 0;
 }
+
+StayOnCpu::StayOnCpu() { ++staying_on_cpu; }
+StayOnCpu::~StayOnCpu() { --staying_on_cpu; }
 
 #ifdef HAX_WITH_CUDA
 

@@ -8,6 +8,15 @@ namespace hax_test {
 
 bool tests_use_cuda();
 
+// As long as this lives, operators get CPU tensors all the same: for what only the CPU backend promises.
+class StayOnCpu {
+ public:
+  StayOnCpu();
+  ~StayOnCpu();
+  StayOnCpu(const StayOnCpu&) = delete;
+  StayOnCpu& operator=(const StayOnCpu&) = delete;
+};
+
 // Memory on the GPU that starts as a copy of `bytes` bytes of host memory.
 class DeviceCopy {
  public:
