@@ -217,13 +217,14 @@ __global__ void __launch_bounds__(kQueryThreads)
     if (!__syncthreads_or(wanted)) continue;
     for (int64_t begin = tile.begin; begin < tile.end; begin += shape.query_tokens) {
       const int64_t end = min(begin + shape.query_tokens, tile.end);
-      reader.read_queries(plan.query, begin, end, queries, features, shared);
+      reader.read_queries(begin, end, queries, features, shared);
       for (int64_t t = begin; t < end; ++t) {
         const float gradient = dscore[t - tile.begin];
         if (gradient == 0.0f) continue;
+        const T* keys = reader.key_row(t);
         for (int n = thread; n < shape.width; n += kQueryThreads) {
           batch.input[count * shape.row + n] =
-              n < features ? reader.key(t, n) : queries[(t - begin) * features + n - features];
+              n < features ? reader.key(keys, n) : queries[(t - begin) * features + n - features];
         }
         if (thread == 0) batch.dscore[count] = gradient;
         if (++count < shape.batch) continue;

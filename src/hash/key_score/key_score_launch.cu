@@ -7,8 +7,17 @@
 
 namespace hax::key_score {
 
+namespace {
+
+void scan(const Inputs& p, const CudaQueryPlan& plan, const device::Launcher& launch) {
+  if (p.sequences.length <= kDirectTiles * kCudaTileTokens) return;
+  launch(scan_kernel, p.sequences.count() * p.heads, kScanThreads, 0, p, plan);
+}
+
+}  // namespace
+
 int64_t cuda_weight_words(const Inputs& p) {
-  return 2 * MlpShape(p.width()).weight_words(pieces_of(p.q.type));
+  return MlpShape(p.width()).words(pieces_of(p.q.type));
 }
 
 CudaBackwardSizes cuda_backward_sizes(const Inputs& p) {
@@ -28,8 +37,8 @@ void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* str
   dispatch_float(p.q.type, [&](auto type) {
     using T = typename decltype(type)::type;
     const int64_t packing = 2 * ceil_div(shape.steps * shape.blocks * kWarp, kQueryThreads);
-    launch(prepare_kernel<T>, tiles + packing, kQueryThreads, 0, p, plan);
-    launch(scan_kernel, p.sequences.count() * p.heads, kScanThreads, 0, p, plan.query);
+    launch(prepare_kernel<T>, tiles + 1 + packing, kQueryThreads, 0, p, plan);
+    scan(p, plan.query, launch);
     launch(score_kernel<T>, tiles, kQueryThreads, shape.shared_bytes(kPieces<T>), p, plan);
   });
 }
@@ -43,7 +52,7 @@ void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* 
     if (plan.parts == 0) return;
     launch(prepare_backward_kernel<T>, tiles + ceil_div(3 * shape.matrix(), kQueryThreads),
            kQueryThreads, 0, p, plan);
-    launch(scan_kernel, p.sequences.count() * p.heads, kScanThreads, 0, p, plan.query);
+    scan(p, plan.query, launch);
     launch(gradient_kernel<T>, plan.parts, kQueryThreads, shape.shared_bytes(), p, plan);
   });
   launch(reduce_kernel, ceil_div(shape.gradient_floats(), kQueryThreads), kQueryThreads, 0, p,

@@ -58,7 +58,7 @@ struct Walk {
     const uint64_t own = lane < waiting ? memory.pending[lane] : 0;
     const uint32_t order = order_of(own), position = position_of(own);
     uint64_t held[V];
-    uint32_t above_held[V] = {}, above = 0;
+    uint32_t above_held[V] = {}, above = 0, not_below = 0;
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       const int place = v * kWarp + lane;
@@ -68,6 +68,7 @@ struct Walk {
     for (int s = 0; s < kWarp; ++s) {
       const uint32_t other = __shfl_sync(0xffffffffu, order, s);
       if (other > order) above |= 1u << s;
+      if (other >= order) not_below |= 1u << s;
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         if (other > order_of(held[v])) above_held[v] |= 1u << s;
@@ -109,22 +110,29 @@ struct Walk {
 
   // Keys [begin, end) of the row.
   __device__ void keys(int64_t begin, int64_t end) {
+    const int count = static_cast<int>(end - begin);
+    const float* from = row.score + (begin + lane) * row.score_stride;
+    int32_t* to = row.eviction + (begin + lane) * row.eviction_stride;
+    const int64_t score_step = kWarp * row.score_stride;
+    const int64_t eviction_step = kWarp * row.eviction_stride;
     float score[kWalkBatches];
-    load(score, begin, end);
-    for (int64_t first = begin; first < end; first += kWalkBatches * kWarp) {
+    load(score, from, score_step, count - lane);
+    for (int first = 0; first < count; first += kWalkBatches * kWarp) {
       float next[kWalkBatches];
-      load(next, first + kWalkBatches * kWarp, end);
+      from += kWalkBatches * score_step;
+      load(next, from, score_step, count - lane - first - kWalkBatches * kWarp);
 #pragma unroll
       for (int i = 0; i < kWalkBatches; ++i) {
-        const int64_t j = first + i * kWarp + lane;
+        const int j = first + i * kWarp + lane;
         const uint32_t order = order_of(score[i]);
-        const bool enters = j < end && order > threshold;
-        if (j < end && !enters) row.evict(j, j);
+        const bool present = j < count, enters = present && order > threshold;
+        if (present && !enters) *to = static_cast<int32_t>(begin) + j;
+        to += eviction_step;
         const uint32_t entering = __ballot_sync(0xffffffffu, enters);
         if (entering == 0) continue;
         if (enters) {
           memory.pending[waiting + __popc(entering & ((1u << lane) - 1))] =
-              rank_of(order, static_cast<uint32_t>(j));
+              rank_of(order, static_cast<uint32_t>(begin) + j);
         }
         __syncwarp();
         waiting += __popc(entering);
@@ -144,11 +152,12 @@ struct Walk {
   }
 
  private:
-  __device__ void load(float (&score)[kWalkBatches], int64_t first, int64_t end) const {
+  // Scores of 32 keys each; `count` of them exist from this lane's first on.
+  __device__ void load(float (&score)[kWalkBatches], const float* from, int64_t step,
+                       int count) const {
 #pragma unroll
     for (int i = 0; i < kWalkBatches; ++i) {
-      const int64_t j = first + i * kWarp + lane;
-      score[i] = j < end ? row.score[j * row.score_stride] : 0.0f;
+      score[i] = i * kWarp < count ? from[i * step] : 0.0f;
     }
   }
 };

@@ -42,6 +42,17 @@ struct Digit {
   }
 };
 
+// Lanes of the warp with the same digit. By votes: __match_any_sync takes time for every different value.
+__device__ inline uint32_t lanes_with(uint32_t digit, int width, bool present) {
+  uint32_t peers = __ballot_sync(0xffffffffu, present);
+  for (int bit = 0; bit < width; ++bit) {
+    const bool set = digit >> bit & 1;
+    const uint32_t votes = __ballot_sync(0xffffffffu, set);
+    peers &= set ? votes : ~votes;
+  }
+  return peers;
+}
+
 template <int Threads>
 using Histogram = uint32_t[Threads / kWarp][kDigitValues];
 
@@ -50,7 +61,8 @@ using Histogram = uint32_t[Threads / kWarp][kDigitValues];
 // `digit value`. Answers each key's place in the row.
 template <int Threads, class Used, class DigitOf, class Place>
 __device__ void rank_by_digit(uint32_t (&places)[kRounds], Histogram<Threads>& histogram,
-                              int rounds, Used&& used, DigitOf&& digit_of, Place&& place) {
+                              int rounds, int width, Used&& used, DigitOf&& digit_of,
+                              Place&& place) {
   static_assert(Threads >= kDigitValues);
   constexpr int kWarps = Threads / kWarp;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -62,8 +74,8 @@ __device__ void rank_by_digit(uint32_t (&places)[kRounds], Histogram<Threads>& h
   for (int round = 0; round < kRounds; ++round) {
     if (round >= rounds) break;
     const bool present = used(round);
-    const uint32_t digit = present ? digit_of(round) : kDigitValues;
-    const uint32_t peers = __match_any_sync(0xffffffffu, digit);
+    const uint32_t digit = present ? digit_of(round) : 0;
+    const uint32_t peers = lanes_with(digit, width, present);
     const uint32_t before = __popc(peers & ((1u << lane) - 1));
     const uint32_t base = present ? histogram[warp][digit] : 0;
     places[round] = base + before;

@@ -6,8 +6,11 @@
 namespace hax::lsh_bucket {
 
 inline constexpr int kTileThreads = static_cast<int>(kCudaTileTokens) / kRounds;
+inline constexpr int kPlaceThreads = 1024;
 inline constexpr int kRangeThreads = 256;
-inline constexpr int kRangeParts = static_cast<int>(kCudaTileTokens) / kRangeThreads;
+inline constexpr int kRangeQueries = 4;  // of a thread, looked up side by side
+inline constexpr int kRangeParts =
+    static_cast<int>(kCudaTileTokens) / (kRangeThreads * kRangeQueries);
 
 // A block's tile of a long row.
 struct Tile : SequenceTiles::Tile {
@@ -49,10 +52,16 @@ __global__ void __launch_bounds__(kTileThreads)
   __syncthreads();
   const Digit digit(p.num_bits, index);
   const CodeRow<K> source(p, p.code_k, tile.range, tile.head);
+  K code[kRounds];
 #pragma unroll
   for (int round = 0; round < kRounds; ++round) {
     const int64_t i = tile.begin + round * kTileThreads + threadIdx.x;
-    if (i < tile.end) atomicAdd(&counts[digit(code_at(p, plan, tile, index, source, i))], 1u);
+    if (i < tile.end) code[round] = code_at(p, plan, tile, index, source, i);
+  }
+#pragma unroll
+  for (int round = 0; round < kRounds; ++round) {
+    const int64_t i = tile.begin + round * kTileThreads + threadIdx.x;
+    if (i < tile.end) atomicAdd(&counts[digit(code[round])], 1u);
   }
   __syncthreads();
   if (threadIdx.x < kDigitValues) {
@@ -62,76 +71,109 @@ __global__ void __launch_bounds__(kTileThreads)
 
 // A block for every (sequence, key head): turns counts of each tile's digit values into the places of the first
 // such keys. Those of the only digit are where codes start.
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kPlaceThreads)
     place_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan) {
-  __shared__ uint32_t sums[kTileThreads / kWarp];
+  constexpr int kGroups = kPlaceThreads / kDigitValues;  // of threads, each with some of the tiles
+  __shared__ uint32_t sums[kPlaceThreads / kWarp];
+  __shared__ uint32_t totals[kGroups][kDigitValues];
   const int64_t s = blockIdx.x / p.key_heads, head = blockIdx.x % p.key_heads;
   const Sequences::Range range = p.sequences.range(s);
-  const int64_t length = range.length;
-  if (length <= kCudaShortTokens) return;
-  const int64_t tiles = ceil_div(length, kCudaTileTokens);
+  if (range.length <= kCudaShortTokens) return;
+  const int tiles = static_cast<int>(ceil_div(range.length, kCudaTileTokens));
+  const int value = threadIdx.x % kDigitValues, group = threadIdx.x / kDigitValues;
+  const int first = tiles * group / kGroups, last = tiles * (group + 1) / kGroups;
   const int64_t next = p.key_heads * kDigitValues;
-  uint32_t* counts = plan.counts +
-                     (p.cuda_tiles().first_slot(s) * p.key_heads + head) * kDigitValues +
-                     threadIdx.x;
-  const bool used = threadIdx.x < kDigitValues;
+  uint32_t* counts =
+      plan.counts + (p.cuda_tiles().first_slot(s) * p.key_heads + head) * kDigitValues + value;
   uint32_t total = 0;
-  if (used) {
 #pragma unroll 8
-    for (int64_t tile = 0; tile < tiles; ++tile) total += counts[tile * next];
+  for (int tile = first; tile < last; ++tile) total += counts[tile * next];
+  totals[group][value] = total;
+  __syncthreads();
+  uint32_t all = 0, place = 0;
+  for (int g = 0; g < kGroups; ++g) {
+    place += g < group ? totals[g][value] : 0;
+    all += totals[g][value];
   }
-  uint32_t place = sum_before(total, sums);
-  if (!used) return;
+  const uint32_t start = sum_before(group == 0 ? all : 0, sums);
+  __syncthreads();
+  if (group == 0) totals[0][value] = start;
+  __syncthreads();
+  place += totals[0][value];
   if (Digit::count(p.num_bits) == 1 && threadIdx.x < 1u << p.num_bits) {
     const int64_t row = (range.row * p.key_heads + head) * p.sequences.length + range.begin;
     plan.starts[row + threadIdx.x] = static_cast<int32_t>(place);
   }
 #pragma unroll 8
-  for (int64_t tile = 0; tile < tiles; ++tile) {
+  for (int tile = first; tile < last; ++tile) {
     const uint32_t count = counts[tile * next];
     counts[tile * next] = place;
     place += count;
   }
 }
 
-// A block for every (slot of a tile, key head): moves keys to their places.
+template <class K>
+struct MoveMemory {
+  Histogram<kTileThreads> histogram;
+  uint32_t sums[kTileThreads / kWarp];
+  uint32_t shift[kDigitValues];  // from a key's place in the sorted tile to that in the row
+  K codes[kCudaTileTokens];
+  int32_t positions[kCudaTileTokens];
+};
+
+// A block for every (slot of a tile, key head): moves keys to their places, sorted within the tile first so that
+// neighbours are written together.
 template <class K>
 __global__ void __launch_bounds__(kTileThreads)
     move_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan,
                 int index) {
-  __shared__ Histogram<kTileThreads> histogram;
+  __shared__ MoveMemory<K> shared;
   const Tile tile(p, p.key_heads);
   if (!tile.used) return;
   const Digit digit(p.num_bits, index);
   const CodeRow<K> source(p, p.code_k, tile.range, tile.head);
-  const int rounds = (tile.count() + kTileThreads - 1) / kTileThreads;
-  const int64_t first = tile.begin + threadIdx.x / kWarp * rounds * kWarp + threadIdx.x % kWarp;
-  const auto used = [&](int round) { return first + round * kWarp < tile.end; };
+  const int count = tile.count(), rounds = (count + kTileThreads - 1) / kTileThreads;
+  const int first = threadIdx.x / kWarp * rounds * kWarp + threadIdx.x % kWarp;
+  const auto used = [&](int round) { return first + round * kWarp < count; };
   const int32_t* from = plan.positions[(index + 1) % 2] + tile.row;
   K code[kRounds];
   int32_t position[kRounds];
 #pragma unroll
   for (int round = 0; round < kRounds; ++round) {
-    const int64_t i = first + round * kWarp;
-    if (round >= rounds || i >= tile.end) continue;
+    if (round >= rounds || !used(round)) continue;
+    const int64_t i = tile.begin + first + round * kWarp;
     code[round] = code_at(p, plan, tile, index, source, i);
     position[round] = index == 0 ? static_cast<int32_t>(i) : from[i];
   }
   const uint32_t* counts = plan.counts + int64_t{blockIdx.x} * kDigitValues;
   uint32_t places[kRounds];
   rank_by_digit<kTileThreads>(
-      places, histogram, rounds, used, [&](int round) { return digit(code[round]); },
-      [&](uint32_t value, uint32_t) { return value < kDigitValues ? counts[value] : 0u; });
+      places, shared.histogram, rounds, digit.width, used,
+      [&](int round) { return digit(code[round]); },
+      [&](uint32_t value, uint32_t total) {
+        const uint32_t start = sum_before(total, shared.sums);
+        if (value < kDigitValues) shared.shift[value] = counts[value] - start;
+        return start;
+      });
+#pragma unroll
+  for (int round = 0; round < kRounds; ++round) {
+    if (round >= rounds || !used(round)) continue;
+    shared.codes[places[round]] = code[round];
+    shared.positions[places[round]] = position[round];
+  }
+  __syncthreads();
   const bool last = index + 1 == Digit::count(p.num_bits);
   K* codes = static_cast<K*>(plan.codes[index % 2]) + tile.row;
   int32_t* positions = last ? p.key_order.at<int32_t>(tile.range.row, tile.head, tile.range.begin)
                             : plan.positions[index % 2] + tile.row;
   const int64_t stride = last ? p.key_order.stride[2] : 1;
-#pragma unroll
-  for (int round = 0; round < kRounds; ++round) {
-    if (round >= rounds || !used(round)) continue;
-    codes[places[round]] = code[round];
-    positions[places[round] * stride] = position[round];
+  const bool single = Digit::count(p.num_bits) == 1;  // whose sorted codes nobody needs
+#pragma unroll 4
+  for (int i = threadIdx.x; i < count; i += kTileThreads) {
+    const K moved = shared.codes[i];
+    const uint32_t place = i + shared.shift[digit(moved)];
+    if (!single) codes[place] = moved;
+    positions[place * stride] = shared.positions[i];
   }
 }
 
@@ -171,13 +213,12 @@ __global__ void __launch_bounds__(kTileThreads)
   }
 }
 
-// Blocks for every (slot of a tile, query head, part of the tile), a thread for every query.
+// Blocks for every (slot of a tile, query head, part of the tile), a thread for every kRangeQueries queries.
 template <class K>
 __global__ void __launch_bounds__(kRangeThreads)
     range_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan) {
   const Tile tile(p, p.query_heads, blockIdx.x / kRangeParts);
-  const int64_t t = tile.begin + blockIdx.x % kRangeParts * kRangeThreads + threadIdx.x;
-  if (!tile.used || t >= tile.end) return;
+  if (!tile.used) return;
   const Sequences::Range& range = tile.range;
   const int length = static_cast<int>(range.length), bits = start_bits(p, length);
   const bool exact = bits == p.num_bits;  // an entry's keys all have one code
@@ -186,18 +227,49 @@ __global__ void __launch_bounds__(kRangeThreads)
   const int64_t key_head = tile.head / (p.query_heads / p.key_heads);
   const int32_t* order = p.key_order.at<int32_t>(range.row, key_head, range.begin);
   const int64_t stride = p.key_order.stride[2];
-  const K code = CodeRow<K>(p, p.code_q, range, tile.head)[t];
-  const int64_t entry = static_cast<int64_t>(code >> (p.num_bits - bits));
-  const int low = starts[entry];
-  const int high = entry + 1 < int64_t{1} << bits ? starts[entry + 1] : length;
-  const int end = first_where(low, high, [&](int i) {
-    if (!exact && codes[i] != code) return codes[i] > code;
-    return order[i * stride] > t;
-  });
-  int begin = static_cast<int>(max(int64_t{low}, end - p.budget));
-  if (!exact) begin = first_where(begin, end, [&](int i) { return codes[i] >= code; });
-  *p.begin.at<int32_t>(range.row, tile.head, range.begin + t) = begin;
-  *p.end.at<int32_t>(range.row, tile.head, range.begin + t) = end;
+  const CodeRow<K> queries(p, p.code_q, range, tile.head);
+  const int t0 = static_cast<int>(tile.begin) +
+                 blockIdx.x % kRangeParts * kRangeThreads * kRangeQueries + threadIdx.x;
+  K code[kRangeQueries];
+  int start[kRangeQueries], low[kRangeQueries], high[kRangeQueries];
+#pragma unroll
+  for (int q = 0; q < kRangeQueries; ++q) {
+    const int t = t0 + q * kRangeThreads;
+    code[q] = t < tile.end ? queries[t] : 0;
+  }
+#pragma unroll
+  for (int q = 0; q < kRangeQueries; ++q) {
+    const int64_t entry = static_cast<int64_t>(code[q] >> (p.num_bits - bits));
+    start[q] = low[q] = starts[entry];
+    high[q] = entry + 1 < int64_t{1} << bits ? starts[entry + 1] : length;
+  }
+  bool going = true;
+  while (going) {
+    going = false;
+#pragma unroll
+    for (int q = 0; q < kRangeQueries; ++q) {
+      if (low[q] >= high[q]) continue;
+      const int middle = low[q] + (high[q] - low[q]) / 2;
+      const bool same = exact || codes[middle] == code[q];
+      const bool beyond =
+          same ? order[middle * stride] > t0 + q * kRangeThreads : codes[middle] > code[q];
+      if (beyond) {
+        high[q] = middle;
+      } else {
+        low[q] = middle + 1;
+      }
+      going |= low[q] < high[q];
+    }
+  }
+#pragma unroll
+  for (int q = 0; q < kRangeQueries; ++q) {
+    const int t = t0 + q * kRangeThreads, end = low[q];
+    if (t >= tile.end) continue;
+    int begin = static_cast<int>(max(int64_t{start[q]}, end - p.budget));
+    if (!exact) begin = first_where(begin, end, [&](int i) { return codes[i] >= code[q]; });
+    *p.begin.at<int32_t>(range.row, tile.head, range.begin + t) = begin;
+    *p.end.at<int32_t>(range.row, tile.head, range.begin + t) = end;
+  }
 }
 
 }  // namespace hax::lsh_bucket

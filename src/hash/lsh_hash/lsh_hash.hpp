@@ -16,6 +16,8 @@ inline constexpr int64_t kMaxBits = 63;
 inline constexpr int64_t kMaxColumns = 64;  // bits rounded up to whole panels
 inline constexpr int64_t kTileTokens = 384;
 inline constexpr int64_t kCudaTileTokens = 256;
+// Whole sequences up to this length are centred, scaled and projected by one block a head.
+inline constexpr int64_t kCudaShortTokens = 2048;
 
 struct Params {
   hax_device device;
@@ -28,6 +30,16 @@ struct Params {
 
   HAX_INLINE SequenceTiles tiles() const { return {sequences, kTileTokens}; }
   HAX_EVERYWHERE SequenceTiles cuda_tiles() const { return {sequences, kCudaTileTokens}; }
+  // CUDA: whether there can be sequences that one block a head handles, and others.
+  HAX_EVERYWHERE bool short_rows() const {
+    return statistics == HAX_LSH_STATISTICS_SEQUENCE && (sequences.packed() || !long_rows());
+  }
+  HAX_EVERYWHERE bool long_rows() const {
+    return statistics != HAX_LSH_STATISTICS_SEQUENCE || sequences.length > kCudaShortTokens;
+  }
+  HAX_EVERYWHERE bool handled_short(int64_t length) const {
+    return statistics == HAX_LSH_STATISTICS_SEQUENCE && length <= kCudaShortTokens;
+  }
   // Features rounded up to whole vectors of doubles.
   HAX_INLINE int64_t padded_features() const { return round_up(features, 8); }
 };

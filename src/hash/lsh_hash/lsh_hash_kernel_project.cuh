@@ -30,11 +30,11 @@ inline int feature_steps(int64_t features) {
 }
 
 // R of a panel of 8 Columns bits in operands' order: (steps, Columns, pieces, lanes).
-template <int Columns>
+template <int Columns, int Warps = kProjectWarps>
 __device__ void load_projection(const Params& p, int panel, uint2* to) {
   const int steps = static_cast<int>(ceil_div(p.features, kFeatureBlock)) * 2;
   const int lane = threadIdx.x % kWarp;
-  for (int i = threadIdx.x / kWarp; i < steps * Columns; i += kProjectWarps) {
+  for (int i = threadIdx.x / kWarp; i < steps * Columns; i += Warps) {
     const int first = fragment_feature(i / Columns, lane);
     const int64_t bit = panel * kPanelBits + i % Columns * 8 + lane / 4;
     float value[4];
@@ -168,7 +168,7 @@ struct Projection {
 
 // Projects tokens [begin, end) of `heads` heads straight from memory: warps take 16 tokens of a head at a time,
 // neighbouring warps neighbouring heads, and fetch the next features while they project the last ones.
-template <class T, int Columns, int Pieces>
+template <class T, int Columns, int Pieces, int Warps = kProjectWarps>
 __device__ void project_tokens(const TokenReader<T>& reader, const uint2* R, int64_t begin,
                                int64_t end, int heads, int panel) {
   constexpr int kBlocks = sizeof(T) == 2 ? 2 : 1;  // of features, at a time
@@ -183,8 +183,8 @@ __device__ void project_tokens(const TokenReader<T>& reader, const uint2* R, int
     at.feature += kBlocks * kFeatureBlock;
     if (at.feature < features) return;
     at.feature = 0;
-    at.h += kProjectWarps % heads;
-    at.t += kProjectWarps / heads * kRows;
+    at.h += Warps % heads;
+    at.t += Warps / heads * kRows;
     if (at.h < heads) return;
     at.h -= heads;
     at.t += kRows;
@@ -310,7 +310,7 @@ __global__ void __launch_bounds__(kProjectThreads, Plain&& Columns == 2 ? 3 : 2)
   const SequenceTiles::Tile tile = p.cuda_tiles().at(slot);
   const int64_t begin = tile.begin + part * kProjectTokens;
   const int64_t end = min(begin + kProjectTokens, tile.end);
-  if (begin >= end) return;
+  if (begin >= end || p.handled_short(tile.range.length)) return;
   const int64_t head = group * kHeadGroup;
   const int heads = static_cast<int>(min(int64_t{kHeadGroup}, p.heads - head));
   const int steps = static_cast<int>(ceil_div(p.features, kFeatureBlock)) * 2;

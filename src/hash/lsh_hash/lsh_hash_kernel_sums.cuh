@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kSumThreads)
   __shared__ Sums shared[kSumThreads];
   const int64_t head = blockIdx.x % p.heads;
   const SequenceTiles::Tile tile = p.cuda_tiles().at(blockIdx.x / p.heads);
-  if (tile.begin >= tile.end) return;
+  if (tile.begin >= tile.end || p.handled_short(tile.range.length)) return;
   const FeatureLanes lanes(p.features, kSumThreads);
   const bool used = lanes.feature < p.features;
   Sums sums;
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kScanThreads)
   __shared__ Sums shared[kScanThreads];
   const int64_t s = blockIdx.x / p.heads, head = blockIdx.x % p.heads;
   const Sequences::Range range = p.sequences.range(s);
-  if (range.length == 0) return;
+  if (range.length == 0 || p.handled_short(range.length)) return;
   const int64_t count = ceil_div(range.length, kCudaTileTokens);
   const FeatureLanes lanes(p.features, blockDim.x);
   const FeatureLanes::Stretch mine = lanes.stretch(0, count);
