@@ -318,11 +318,12 @@ TEST(RankingLoss, RejectsPicksOutsideTheirSequence) {
   const hax_status expected = tests_use_cuda() ? HAX_SUCCESS : HAX_ERROR_INVALID_ARGUMENT;
   EXPECT_EQ(run(hax_ranking_loss_forward_workspace, hax_ranking_loss_forward, context, args),
             expected);
-  if (!tests_use_cuda())
+  if (!tests_use_cuda()) {
     EXPECT_EQ(
         std::string(hax_last_error()),
         "hax_ranking_loss_forward: pick[0, 0, 1]: expected a position in a sequence of 2 tokens, "
         "or a negative number for none, got 2");
+  }
   hax_ranking_loss_backward_args back = {};
   back.score = score.arg();
   back.pick = pick.arg();

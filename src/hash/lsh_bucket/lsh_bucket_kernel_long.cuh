@@ -228,13 +228,13 @@ __global__ void __launch_bounds__(kRangeThreads)
   const int32_t* order = p.key_order.at<int32_t>(range.row, key_head, range.begin);
   const int64_t stride = p.key_order.stride[2];
   const CodeRow<K> queries(p, p.code_q, range, tile.head);
-  const int t0 = static_cast<int>(tile.begin) +
-                 blockIdx.x % kRangeParts * kRangeThreads * kRangeQueries + threadIdx.x;
+  const int64_t t0 =
+      tile.begin + blockIdx.x % kRangeParts * kRangeThreads * kRangeQueries + threadIdx.x;
   K code[kRangeQueries];
   int start[kRangeQueries], low[kRangeQueries], high[kRangeQueries];
 #pragma unroll
   for (int q = 0; q < kRangeQueries; ++q) {
-    const int t = t0 + q * kRangeThreads;
+    const int64_t t = t0 + q * kRangeThreads;
     code[q] = t < tile.end ? queries[t] : 0;
   }
 #pragma unroll
@@ -263,8 +263,9 @@ __global__ void __launch_bounds__(kRangeThreads)
   }
 #pragma unroll
   for (int q = 0; q < kRangeQueries; ++q) {
-    const int t = t0 + q * kRangeThreads, end = low[q];
+    const int64_t t = t0 + q * kRangeThreads;
     if (t >= tile.end) continue;
+    const int end = low[q];
     int begin = static_cast<int>(max(int64_t{start[q]}, end - p.budget));
     if (!exact) begin = first_where(begin, end, [&](int i) { return codes[i] >= code[q]; });
     *p.begin.at<int32_t>(range.row, tile.head, range.begin + t) = begin;
