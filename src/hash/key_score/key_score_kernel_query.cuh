@@ -165,9 +165,9 @@ struct InputReader {
     }
   }
 
-  // By all threads: q' of tokens [begin, end), at most kMaxStretch a group, into rows of shared memory, `row`
-  // floats apart. shared: one double a thread.
-  __device__ void read_queries(int64_t begin, int64_t end, float* rows, int row, double* shared) {
+  // By all threads: running sums of q at tokens [begin, end), at most kMaxStretch a group, into rows of shared
+  // memory, `row` floats apart; scaled where the norm is the sequence's. shared: one double a thread.
+  __device__ void read_sums(int64_t begin, int64_t end, float* rows, int row, double* shared) {
     const bool used = lanes.feature < p.features;
     const FeatureLanes::Stretch mine = lanes.stretch(begin, used ? end : begin);
     const QueryColumn<T> q(p, tile.range, head, used ? lanes.feature : 0);
@@ -193,6 +193,11 @@ struct InputReader {
       to[i * row] = static_cast<float>(sum * scale);
     }
     __syncthreads();
+  }
+
+  // The same for q'.
+  __device__ void read_queries(int64_t begin, int64_t end, float* rows, int row, double* shared) {
+    read_sums(begin, end, rows, row, shared);
     if (p.sequence_norm) return;
     // Each token's own norm, by 8 neighbouring threads.
     constexpr int kTeam = 8;

@@ -7,7 +7,7 @@ namespace hax::key_select {
 
 inline constexpr int kBestThreads = 128;
 inline constexpr int kBestKeys = kChunkTokens / kBestThreads;  // of a thread
-inline constexpr int kScanWarps = 32;
+inline constexpr int kScanWarps = 16;
 
 // Whether the chunks after this one need its best keys.
 __device__ inline bool followed(const SequenceTiles::Tile& chunk) {
@@ -139,11 +139,15 @@ __device__ inline uint64_t keep_one(uint64_t mine, int distance, bool greater) {
 // A list of a warp: lane l holds places V l ... V l + V - 1, ascending.
 template <int V>
 struct RankList {
-  uint64_t rank[V];
+  uint64_t rank[V] = {};
 
   __device__ void load(const uint64_t* from, int lane) {
 #pragma unroll
-    for (int v = 0; v < V; ++v) rank[v] = from ? from[lane * V + v] : 0;
+    for (int v = 0; v < V; ++v) rank[v] = from[lane * V + v];
+  }
+  __device__ void load_reversed(const uint64_t* from, int lane) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) rank[v] = from[kWarp * V - 1 - (lane * V + v)];
   }
   __device__ void store(uint64_t* to, int lane) const {
 #pragma unroll
@@ -151,11 +155,9 @@ struct RankList {
   }
 
   // Keeps the best of both lists (Batcher 1968: the greater ones of a list and a reversed one are bitonic).
-  __device__ void merge(const uint64_t* other, int lane) {
+  __device__ void merge(const RankList& reversed, int lane) {
 #pragma unroll
-    for (int v = 0; v < V; ++v) {
-      rank[v] = max(rank[v], other[kWarp * V - 1 - (lane * V + v)]);
-    }
+    for (int v = 0; v < V; ++v) rank[v] = max(rank[v], reversed.rank[v]);
 #pragma unroll
     for (int distance = kWarp / 2; distance > 0; distance /= 2) {
 #pragma unroll
@@ -174,12 +176,13 @@ struct RankList {
   }
 };
 
-// A block for every (sequence, head): each chunk's best keys become those of all chunks before it.
+// A block for every (sequence, head): each chunk's best keys become those of all chunks before it. A warp has a stretch
+// of the chunks: their best first, then those of the stretches before, then chunk by chunk.
 template <int V>
 __global__ void __launch_bounds__(kScanWarps* kWarp)
     scan_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   constexpr int kListed = kWarp * V;
-  extern __shared__ uint64_t lists[];  // of each warp, and of all chunks before the round
+  extern __shared__ uint64_t lists[];  // one a warp
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t s = blockIdx.x / p.heads, head = blockIdx.x % p.heads;
   const SequenceTiles chunks = p.chunks();
@@ -188,30 +191,35 @@ __global__ void __launch_bounds__(kScanWarps* kWarp)
   uint64_t* best = plan.best + (chunks.first_slot(s) * p.heads + head) * kListed;
   const int64_t next = p.heads * kListed;
   uint64_t* own = lists + warp * kListed;
-  uint64_t* before = lists + kScanWarps * kListed;
-  for (int i = threadIdx.x; i < kListed; i += blockDim.x) before[i] = 0;
+  const int64_t first = count * warp / kScanWarps, last = count * (warp + 1) / kScanWarps;
 
-  for (int64_t first = 0; first < count; first += kScanWarps) {
-    const int64_t chunk = first + warp;
-    RankList<V> list;
-    list.load(chunk < count - 1 ? best + chunk * next : nullptr, lane);
-    for (int distance = 1; distance < kScanWarps; distance *= 2) {
-      list.store(own, lane);
-      __syncthreads();
-      if (warp >= distance) list.merge(own - distance * kListed, lane);
-      __syncthreads();
-    }
-    list.merge(before, lane);
+  RankList<V> list, other;
+#pragma unroll 1
+  for (int64_t chunk = first; chunk < min(last, count - 1);
+       ++chunk) {  // nobody needs the last one's
+    other.load_reversed(best + chunk * next, lane);
+    list.merge(other, lane);
+  }
+#pragma unroll 1
+  for (int distance = 1; distance < kScanWarps; distance *= 2) {
     list.store(own, lane);
     __syncthreads();
-    if (chunk < count) {
-      RankList<V> exclusive;
-      exclusive.load(warp > 0 ? own - kListed : before, lane);
-      exclusive.store(best + chunk * next, lane);
+    if (warp >= distance) {
+      other.load_reversed(own - distance * kListed, lane);
+      list.merge(other, lane);
     }
     __syncthreads();
-    if (warp == kScanWarps - 1) list.store(before, lane);
-    __syncthreads();
+  }
+  list.store(own, lane);
+  __syncthreads();
+  RankList<V> before;
+  if (warp > 0) before.load(own - kListed, lane);
+#pragma unroll 1
+  for (int64_t chunk = first; chunk < last; ++chunk) {
+    if (chunk < count - 1) other.load_reversed(best + chunk * next, lane);
+    __syncwarp();
+    before.store(best + chunk * next, lane);
+    if (chunk < count - 1) before.merge(other, lane);
   }
 }
 

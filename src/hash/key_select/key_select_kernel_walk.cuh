@@ -29,7 +29,7 @@ __device__ inline int select_bit(uint32_t mask, int n) {
 template <int V>
 struct WalkMemory {
   uint64_t best[kWarp * V];  // ranks, ascending; zeros for places not yet taken
-  uint64_t pending[2 * kWarp];
+  uint64_t pending[(kWalkBatches + 1) * kWarp];
 };
 
 template <int V>
@@ -50,12 +50,12 @@ struct Walk {
     threshold = order_of(memory.best[0]);
   }
 
-  // Lets in the first 32 keys that wait, later ones after earlier ones. A key leaves with the arrival of the
+  // Lets in 32 of the keys that wait, from the `taken`-th on, later ones after earlier ones. A key leaves with the arrival of the
   // last of as many better ones as there are keys up to it, so each lane collects which of the new keys outrank
   // its own.
-  __device__ void absorb() {
+  __device__ void absorb(int taken) {
     changed = true;
-    const uint64_t own = lane < waiting ? memory.pending[lane] : 0;
+    const uint64_t own = taken + lane < waiting ? memory.pending[taken + lane] : 0;
     const uint32_t order = order_of(own), position = position_of(own);
     uint64_t held[V];
     uint32_t above_held[V] = {}, above = 0, not_below = 0;
@@ -74,9 +74,8 @@ struct Walk {
         if (other > order_of(held[v])) above_held[v] |= 1u << s;
       }
     }
-    above |=
-        __match_any_sync(0xffffffffu, order) & ((1u << lane) - 1);  // of equal ones the earlier
-    int below = 0;  // keys held that the own key outranks
+    above |= not_below & ((1u << lane) - 1);  // of equal ones the earlier
+    int below = 0;                            // keys held that the own key outranks
 #pragma unroll
     for (int step = kWarp * V; step > 0; step /= 2) {
       if (below + step <= kept && order_of(memory.best[below + step - 1]) < order) below += step;
@@ -100,11 +99,21 @@ struct Walk {
       if (place < kept && !gone) memory.best[place - better_now] = held[v];
     }
     if (order != 0 && !leaves) memory.best[below - 1 - better] = own;
-    const uint64_t next = memory.pending[kWarp + lane];
     __syncwarp();
-    memory.pending[lane] = next;
-    waiting = max(waiting - kWarp, 0);
     threshold = order_of(memory.best[0]);
+  }
+
+  // Lets in whole warps of the keys that wait, or all of them.
+  __device__ void absorb_all(bool all) {
+    int taken = 0;
+    __syncwarp();
+#pragma unroll 1
+    for (; waiting - taken >= (all ? 1 : kWarp); taken += kWarp) absorb(taken);
+    if (taken == 0) return;
+    const uint64_t rest = taken + lane < waiting ? memory.pending[taken + lane] : 0;
+    __syncwarp();
+    memory.pending[lane] = rest;
+    waiting = max(waiting - taken, 0);
     __syncwarp();
   }
 
@@ -134,14 +143,12 @@ struct Walk {
           memory.pending[waiting + __popc(entering & ((1u << lane) - 1))] =
               rank_of(order, static_cast<uint32_t>(begin) + j);
         }
-        __syncwarp();
         waiting += __popc(entering);
-        if (waiting >= kWarp) absorb();
       }
+      absorb_all(first + kWalkBatches * kWarp >= count);
 #pragma unroll
       for (int i = 0; i < kWalkBatches; ++i) score[i] = next[i];
     }
-    if (waiting > 0) absorb();
   }
 
   // The keys left at a sequence's end stay to its end.

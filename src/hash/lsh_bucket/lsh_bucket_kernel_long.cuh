@@ -6,9 +6,10 @@
 namespace hax::lsh_bucket {
 
 inline constexpr int kTileThreads = static_cast<int>(kCudaTileTokens) / kRounds;
+inline constexpr int64_t kDirectTiles = 64;  // of a row, whose counts every block adds up by itself
 inline constexpr int kPlaceThreads = 1024;
 inline constexpr int kRangeThreads = 256;
-inline constexpr int kRangeQueries = 4;  // of a thread, looked up side by side
+inline constexpr int kRangeQueries = 2;  // of a thread, looked up side by side
 inline constexpr int kRangeParts =
     static_cast<int>(kCudaTileTokens) / (kRangeThreads * kRangeQueries);
 
@@ -69,7 +70,7 @@ __global__ void __launch_bounds__(kTileThreads)
   }
 }
 
-// A block for every (sequence, key head): turns counts of each tile's digit values into the places of the first
+// A block for every (sequence, key head) of more than kDirectTiles tiles: turns counts of each tile's digit values into the places of the first
 // such keys. Those of the only digit are where codes start.
 __global__ void __launch_bounds__(kPlaceThreads)
     place_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan) {
@@ -78,7 +79,7 @@ __global__ void __launch_bounds__(kPlaceThreads)
   __shared__ uint32_t totals[kGroups][kDigitValues];
   const int64_t s = blockIdx.x / p.key_heads, head = blockIdx.x % p.key_heads;
   const Sequences::Range range = p.sequences.range(s);
-  if (range.length <= kCudaShortTokens) return;
+  if (range.length <= kDirectTiles * kCudaTileTokens) return;
   const int tiles = static_cast<int>(ceil_div(range.length, kCudaTileTokens));
   const int value = threadIdx.x % kDigitValues, group = threadIdx.x / kDigitValues;
   const int first = tiles * group / kGroups, last = tiles * (group + 1) / kGroups;
@@ -110,6 +111,30 @@ __global__ void __launch_bounds__(kPlaceThreads)
     counts[tile * next] = place;
     place += count;
   }
+}
+
+// Where in the row the tile's keys of a digit value start, by thread `value` of all. In rows of few tiles every block
+// adds up the counts by itself.
+__device__ inline uint32_t first_place(const Params& p, const CudaPlan& plan, const Tile& tile,
+                                       uint32_t value, uint32_t* sums) {
+  const uint32_t* counts = plan.counts + int64_t{blockIdx.x} * kDigitValues + value;
+  const bool used = value < kDigitValues;
+  if (tile.range.length > kDirectTiles * kCudaTileTokens) return used ? counts[0] : 0;
+  const int tiles = static_cast<int>(ceil_div(tile.range.length, kCudaTileTokens));
+  const int own = static_cast<int>(tile.begin / kCudaTileTokens);
+  const int64_t next = p.key_heads * kDigitValues;
+  uint32_t before = 0, total = 0;
+#pragma unroll 16
+  for (int i = 0; i < tiles; ++i) {
+    const uint32_t count = used ? counts[(i - own) * next] : 0;
+    total += count;
+    if (i < own) before += count;
+  }
+  const uint32_t start = sum_before(total, sums);
+  if (own == 0 && Digit::count(p.num_bits) == 1 && value < 1u << p.num_bits) {
+    plan.starts[tile.row + value] = static_cast<int32_t>(start);
+  }
+  return start + before;
 }
 
 template <class K>
@@ -145,14 +170,14 @@ __global__ void __launch_bounds__(kTileThreads)
     code[round] = code_at(p, plan, tile, index, source, i);
     position[round] = index == 0 ? static_cast<int32_t>(i) : from[i];
   }
-  const uint32_t* counts = plan.counts + int64_t{blockIdx.x} * kDigitValues;
   uint32_t places[kRounds];
   rank_by_digit<kTileThreads>(
       places, shared.histogram, rounds, digit.width, used,
       [&](int round) { return digit(code[round]); },
       [&](uint32_t value, uint32_t total) {
         const uint32_t start = sum_before(total, shared.sums);
-        if (value < kDigitValues) shared.shift[value] = counts[value] - start;
+        const uint32_t place = first_place(p, plan, tile, value, shared.sums);
+        if (value < kDigitValues) shared.shift[value] = place - start;
         return start;
       });
 #pragma unroll

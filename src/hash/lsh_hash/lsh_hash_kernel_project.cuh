@@ -64,11 +64,13 @@ struct TokenReader {
   int64_t first;
   int row;
 
-  // Eight features of a token, zeros where there are none.
-  __device__ void fetch(FeatureWords<T>& words, int64_t t, int h, int feature, bool present) const {
-    const int count = present ? static_cast<int>(p.features) : 0;
-    words.load(p.x.at<T>(tile.range.row, tile.range.begin + t, head + h), p.x.stride[3], feature,
-               count, vectors);
+  // Features of a token.
+  __device__ const T* token(int64_t t, int h) const {
+    return p.x.at<T>(tile.range.row, tile.range.begin + t, head + h);
+  }
+  // Eight of them, zeros where there are none.
+  __device__ void fetch(FeatureWords<T>& words, const T* token, int feature, bool present) const {
+    words.load(token, p.x.stride[3], feature, present ? static_cast<int>(p.features) : 0, vectors);
   }
   __device__ float normalize(float x, int h, int feature) const {
     const int features = static_cast<int>(p.features), n = min(feature, features - 1);
@@ -133,17 +135,20 @@ struct Projection {
     const Params& p = reader.p;
     const int lane = threadIdx.x % kWarp;
     uint32_t code[2] = {0, 0};
-    bool finite = true;
+    float all = 0.0f;  // finite only if every sum is
 #pragma unroll
     for (int column = 0; column < Columns; ++column) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float sum = high[column][i] + low[column][i];
-        finite &= sum - sum == 0.0f;
-        code[i / 2] |= static_cast<uint32_t>(sum > 0.0f) << (column * 8 + lane % 4 * 2 + i % 2);
+        all += sum;
+        if (sum > 0.0f) code[i / 2] |= 1u << (column * 8 + i % 2);
         high[column][i] = low[column][i] = 0.0f;
       }
     }
+    const bool finite = all - all == 0.0f;
+    code[0] <<= lane % 4 * 2;
+    code[1] <<= lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       code[i] |= __shfl_xor_sync(0xffffffffu, code[i], 1);
@@ -190,14 +195,17 @@ __device__ void project_tokens(const TokenReader<T>& reader, const uint2* R, int
     at.t += kRows;
   };
   const auto fetch = [&](Rows& rows, const Place& at) {
+    const int64_t upper = at.t + lane / 4;
+    const T* token = reader.token(upper, at.h);
+    const int feature = at.feature + lane % 4 * kLaneFeatures;
 #pragma unroll
-    for (int block = 0; block < kBlocks; ++block) {
+    for (int half = 0; half < 2; ++half) {
+      const bool present = upper + half * 8 < end;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int64_t t = at.t + lane / 4 + half * 8;
-        reader.fetch(rows[block][half], t, at.h,
-                     at.feature + block * kFeatureBlock + lane % 4 * kLaneFeatures, t < end);
+      for (int block = 0; block < kBlocks; ++block) {
+        reader.fetch(rows[block][half], token, feature + block * kFeatureBlock, present);
       }
+      token += 8 * reader.p.x.stride[1];
     }
   };
   Place at{begin + warp / heads * kRows, warp % heads, 0};

@@ -20,12 +20,12 @@ __device__ void sequence_norms(const TokenReader<T>& reader, int64_t length, Sum
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int first = lane % lanes * kLaneFeatures, step = kShortThreads / lanes;
   FeatureWords<T> origin;
-  reader.fetch(origin, 0, 0, first, true);
+  reader.fetch(origin, reader.token(0, 0), first, true);
   Sums sums[kLaneFeatures];
 #pragma unroll 4
   for (int64_t t = threadIdx.x / lanes; t < length; t += step) {
     FeatureWords<T> words;
-    reader.fetch(words, t, 0, first, true);
+    reader.fetch(words, reader.token(t, 0), first, true);
 #pragma unroll
     for (int i = 0; i < kLaneFeatures; ++i) {
       sums[i].add(static_cast<double>(words[i]) - static_cast<double>(origin[i]));
