@@ -25,6 +25,10 @@ __host__ __device__ inline int causal_row(int64_t features) {
 __host__ __device__ inline int head_groups(int64_t heads) {
   return static_cast<int>(ceil_div(heads, kHeadGroup));
 }
+// Distance of means, what they lack, and scales in shared memory, zeros beyond the last feature.
+__host__ __device__ inline int norm_row(int64_t features) {
+  return static_cast<int>(round_up(features, kFeatureBlock));
+}
 inline int feature_steps(int64_t features) {
   return static_cast<int>(ceil_div(features, kFeatureBlock)) * 2;
 }
@@ -59,7 +63,7 @@ struct TokenReader {
   SequenceTiles::Tile tile;
   int64_t head;  // the group's first
   bool vectors;
-  const float* norms;  // (heads, 3, features) in shared memory; null: not centred
+  const float* norms;  // (heads, 3, norm_row()) in shared memory; null: not centred
   const float* rows;   // causal: tokens of one head, centred and scaled, from `first` on
   int64_t first;
   int row;
@@ -72,16 +76,33 @@ struct TokenReader {
   __device__ void fetch(FeatureWords<T>& words, const T* token, int feature, bool present) const {
     words.load(token, p.x.stride[3], feature, present ? static_cast<int>(p.features) : 0, vectors);
   }
-  __device__ float normalize(float x, int h, int feature) const {
-    const int features = static_cast<int>(p.features), n = min(feature, features - 1);
-    const float* own = norms + h * 3 * features;
-    return (x - own[n] - own[features + n]) * own[2 * features + n];
+  // Eight features from `first` on of two tokens of a head.
+  __device__ void normalize(float (&x)[2][kLaneFeatures], int h, int first) const {
+    const int row = norm_row(p.features);
+    const float* own = norms + h * 3 * row + first;
+#pragma unroll
+    for (int i = 0; i < kLaneFeatures; i += 4) {
+      const float4 mean = *reinterpret_cast<const float4*>(own + i);
+      const float4 rest = *reinterpret_cast<const float4*>(own + row + i);
+      const float4 scale = *reinterpret_cast<const float4*>(own + 2 * row + i);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float(&to)[kLaneFeatures] = x[half];
+        to[i] = (to[i] - mean.x - rest.x) * scale.x;
+        to[i + 1] = (to[i + 1] - mean.y - rest.y) * scale.y;
+        to[i + 2] = (to[i + 2] - mean.z - rest.z) * scale.z;
+        to[i + 3] = (to[i + 3] - mean.w - rest.w) * scale.w;
+      }
+    }
   }
   // One feature as it is projected.
   __device__ float at(int64_t t, int h, int n) const {
     if (rows) return rows[(t - first) * row + n];
     const float x = device::to_float(*p.x.at<T>(tile.range.row, tile.range.begin + t, head + h, n));
-    return norms ? normalize(x, h, n) : x;
+    if (!norms) return x;
+    const int stride = norm_row(p.features);
+    const float* own = norms + h * 3 * stride + n;
+    return (x - own[0] - own[stride]) * own[2 * stride];
   }
 };
 
@@ -223,16 +244,21 @@ __device__ void project_tokens(const TokenReader<T>& reader, const uint2* R, int
       const int feature = now.feature + block * kFeatureBlock;
       if (feature >= features) break;
       const auto& own = rows[block];
+      float x[2][kLaneFeatures];
+      if constexpr (Pieces > 1) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+#pragma unroll
+          for (int i = 0; i < kLaneFeatures; ++i) x[half][i] = own[half][i];
+        }
+        if (reader.norms) reader.normalize(x, now.h, feature + lane % 4 * kLaneFeatures);
+      }
       sums.template add<Pieces>(R, feature / kFeatureBlock, [&](int step, uint32_t(&a)[Pieces][4]) {
         if constexpr (Pieces == 1) {  // bf16 as it is
 #pragma unroll
           for (int i = 0; i < 4; ++i) a[0][i] = own[i % 2].word[2 * step + i / 2];
         } else {
-          feature_fragment(a, step, [&](int half, int i) {
-            const float x = own[half][i];
-            return reader.norms ? reader.normalize(x, now.h, feature + lane % 4 * kLaneFeatures + i)
-                                : x;
-          });
+          feature_fragment(a, step, [&](int half, int i) { return x[half][i]; });
         }
       });
     }
@@ -332,7 +358,10 @@ __global__ void __launch_bounds__(kProjectThreads, Plain&& Columns == 2 ? 3 : 2)
       project_tokens<T, Columns, kPieces>(reader, R, begin, end, heads, panel);
     } else if (p.statistics == HAX_LSH_STATISTICS_SEQUENCE) {
       const float* norms = plan.norms + (tile.sequence * p.heads + head) * 3 * features;
-      for (int i = threadIdx.x; i < heads * 3 * features; i += kProjectThreads) rest[i] = norms[i];
+      const int row = norm_row(features);
+      for (int i = threadIdx.x; i < heads * 3 * row; i += kProjectThreads) {
+        rest[i] = i % row < features ? norms[i / row * features + i % row] : 0.0f;
+      }
       reader.norms = rest;
       __syncthreads();
       project_tokens<T, Columns, kPieces>(reader, R, begin, end, heads, panel);

@@ -15,7 +15,7 @@ int64_t projection_bytes(const Params& p, int columns) {
 // Shared memory of project_kernel.
 size_t project_bytes(const Params& p, int columns) {
   int64_t rest = 0;
-  if (p.statistics == HAX_LSH_STATISTICS_SEQUENCE) rest = kHeadGroup * 3 * p.features;
+  if (p.statistics == HAX_LSH_STATISTICS_SEQUENCE) rest = kHeadGroup * 3 * norm_row(p.features);
   if (p.statistics == HAX_LSH_STATISTICS_CAUSAL) {
     rest = causal_tokens(p.features) * causal_row(p.features);
   }
@@ -25,8 +25,8 @@ size_t project_bytes(const Params& p, int columns) {
 template <class T, int Columns>
 void run_short(const Params& p, bool vectors, const device::Launcher& launch) {
   const int64_t norms_at = std::max(projection_bytes(p, Columns), sum_bytes(p.features));
-  launch(short_kernel<T, Columns>, p.sequences.count() * p.heads, kShortThreads,
-         norms_at + 3 * p.features * sizeof(float), p, vectors, norms_at);
+  launch(short_kernel<T, Columns>, p.sequences.count() * p.heads * kShortParts, kShortThreads,
+         norms_at + 3 * norm_row(p.features) * sizeof(float), p, vectors, norms_at);
 }
 
 template <class T, int Columns>
