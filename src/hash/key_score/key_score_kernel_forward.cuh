@@ -1,5 +1,5 @@
-// The MLP on tensor cores: activations lie in shared memory in pieces of bf16, weights in memory as the products'
-// operands.
+// The MLP on tensor cores: activations lie in shared memory in pieces of bf16, weights in memory as
+// the products' operands.
 #pragma once
 
 #include "device/split_bf16.cuh"
@@ -42,8 +42,8 @@ struct MlpShape {
   }
 };
 
-// W as the second operands of products: (steps, blocks, pieces, lanes), two words each. One thread for every (step,
-// block, lane).
+// W as the second operands of products: (steps, blocks, pieces, lanes), two words each. One thread
+// for every (step, block, lane).
 template <int Pieces>
 __device__ void pack_weights(const Tensor& W, const MlpShape& shape, int64_t index, uint32_t* to) {
   if (index >= shape.steps * shape.blocks * kWarp) return;
@@ -84,7 +84,8 @@ __device__ inline void pack_vectors(const Inputs& p, const MlpShape& shape, floa
   }
 }
 
-// Blocks for every (slot of a tile, head), and after them one that packs the vectors and some that pack the weights.
+// Blocks for every (slot of a tile, head), and after them one that packs the vectors and some that
+// pack the weights.
 template <class T>
 __global__ void __launch_bounds__(kQueryThreads)
     prepare_kernel(const __grid_constant__ Inputs p, const __grid_constant__ CudaForwardPlan plan) {
@@ -129,8 +130,8 @@ struct Activations {
   }
 };
 
-// finish(token, half, column, sum, sum of the next column) with all sums of a layer, without bias; half: of a
-// block of 16 tokens.
+// finish(token, half, column, sum, sum of the next column) with all sums of a layer, without bias;
+// half: of a block of 16 tokens.
 template <int Pieces, class Finish>
 __device__ void apply_layer(const MlpShape& shape, const Activations<Pieces>& in,
                             const uint32_t* weights, Finish&& finish) {

@@ -1,5 +1,5 @@
-// The MLP for up to 32 features, whose hidden layers fit into the registers of a warp: 16 tokens go through both layers
-// without leaving them.
+// The MLP for up to 32 features, whose hidden layers fit into the registers of a warp: 16 tokens go
+// through both layers without leaving them.
 #pragma once
 
 #include "hash/feature_tile.cuh"
@@ -13,8 +13,8 @@ inline constexpr int kNarrowSteps = kNarrowWidth / 16;  // of 16 inputs
 inline constexpr int kNarrowRow = kFeatureBlock + 4;    // floats of a row of queries
 static_assert(kCudaTileTokens == 16 * kForwardWarps);
 
-// W1 as second operands, its inputs in the order in which a lane holds features (feature_tile.cuh), k before q'; keys
-// come unscaled. One thread for every (step, block, lane).
+// W1 as second operands, its inputs in the order in which a lane holds features (feature_tile.cuh),
+// k before q'; keys come unscaled. One thread for every (step, block, lane).
 template <int Pieces>
 __device__ void pack_narrow(const Inputs& p, int index, uint32_t* to) {
   if (index >= kNarrowSteps * kNarrowBlocks * kWarp) return;

@@ -34,7 +34,8 @@ struct Moments {
   }
 };
 
-// Of one (slot of a tile, head): sum of q, and for the sequence's norm the moments of the tile's own running sum.
+// Of one (slot of a tile, head): sum of q, and for the sequence's norm the moments of the tile's
+// own running sum.
 template <class T>
 __device__ void tile_sums(const Inputs& p, const CudaQueryPlan& plan, int64_t index) {
   __shared__ Moments shared[kQueryThreads];
@@ -93,8 +94,8 @@ struct TileSums {
         next(p.heads * plan.values * p.features) {}
 };
 
-// A block for every (sequence, head) of more than kDirectTiles tiles: their sums become those of all tokens before
-// each tile.
+// A block for every (sequence, head) of more than kDirectTiles tiles: their sums become those of
+// all tokens before each tile.
 __global__ void __launch_bounds__(kScanThreads)
     scan_kernel(const __grid_constant__ Inputs p, const __grid_constant__ CudaQueryPlan plan) {
   __shared__ double shared[kScanThreads];
@@ -123,8 +124,8 @@ __global__ void __launch_bounds__(kScanThreads)
   plan.scale[int64_t{blockIdx.x} * p.features + lanes.feature] = RunningSum::scale(squares);
 }
 
-// Inputs of the MLP, rows of tokens of one tile and head, in fp32. Tokens are taken in order, from the tile's
-// first on.
+// Inputs of the MLP, rows of tokens of one tile and head, in fp32. Tokens are taken in order, from
+// the tile's first on.
 template <class T>
 struct InputReader {
   const Inputs& p;
@@ -165,8 +166,9 @@ struct InputReader {
     }
   }
 
-  // By all threads: running sums of q at tokens [begin, end), at most kMaxStretch a group, into rows of shared
-  // memory, `row` floats apart; scaled where the norm is the sequence's. shared: one double a thread.
+  // By all threads: running sums of q at tokens [begin, end), at most kMaxStretch a group, into
+  // rows of shared memory, `row` floats apart; scaled where the norm is the sequence's. shared: one
+  // double a thread.
   __device__ void read_sums(int64_t begin, int64_t end, float* rows, int row, double* shared) {
     const bool used = lanes.feature < p.features;
     const FeatureLanes::Stretch mine = lanes.stretch(begin, used ? end : begin);

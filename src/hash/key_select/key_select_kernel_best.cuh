@@ -14,7 +14,8 @@ __device__ inline bool followed(const SequenceTiles::Tile& chunk) {
   return chunk.begin < chunk.end && chunk.end < chunk.range.length;
 }
 
-// A bound that exactly `count` of the values, all different and at least as many, that a warp holds reach.
+// A bound that exactly `count` of the values, all different and at least as many, that a warp holds
+// reach.
 template <int Count>
 __device__ uint64_t select_by_warp(const uint64_t (&values)[Count], int count) {
   // Bits that all have in common need no trial.
@@ -57,8 +58,8 @@ __device__ inline uint64_t select_by_block(const uint64_t* values, int total, in
   return least;
 }
 
-// A block for every (slot of a chunk, head): its Listed best keys, ascending. The Listed-th greatest of the best keys
-// of parts of the chunk is a bound that few other keys reach.
+// A block for every (slot of a chunk, head): its Listed best keys, ascending. The Listed-th
+// greatest of the best keys of parts of the chunk is a bound that few other keys reach.
 template <int Listed>
 __global__ void __launch_bounds__(kBestThreads)
     best_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
@@ -154,7 +155,8 @@ struct RankList {
     for (int v = 0; v < V; ++v) to[lane * V + v] = rank[v];
   }
 
-  // Keeps the best of both lists (Batcher 1968: the greater ones of a list and a reversed one are bitonic).
+  // Keeps the best of both lists (Batcher 1968: the greater ones of a list and a reversed one are
+  // bitonic).
   __device__ void merge(const RankList& reversed, int lane) {
 #pragma unroll
     for (int v = 0; v < V; ++v) rank[v] = max(rank[v], reversed.rank[v]);
@@ -176,8 +178,9 @@ struct RankList {
   }
 };
 
-// A block for every (sequence, head): each chunk's best keys become those of all chunks before it. A warp has a stretch
-// of the chunks: their best first, then those of the stretches before, then chunk by chunk.
+// A block for every (sequence, head): each chunk's best keys become those of all chunks before it.
+// A warp has a stretch of the chunks: their best first, then those of the stretches before, then
+// chunk by chunk.
 template <int V>
 __global__ void __launch_bounds__(kScanWarps* kWarp)
     scan_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {

@@ -1,6 +1,6 @@
-// Walks the keys of a chunk in order, with the best keys so far in shared memory. Keys better than the worst of
-// those are gathered until there is one for every lane of a warp; then all lanes find out together when each key
-// leaves.
+// Walks the keys of a chunk in order, with the best keys so far in shared memory. Keys better than
+// the worst of those are gathered until there is one for every lane of a warp; then all lanes find
+// out together when each key leaves.
 #pragma once
 
 #include "hash/key_select/key_select_kernel.cuh"
@@ -50,9 +50,9 @@ struct Walk {
     threshold = order_of(memory.best[0]);
   }
 
-  // Lets in 32 of the keys that wait, from the `taken`-th on, later ones after earlier ones. A key leaves with the arrival of the
-  // last of as many better ones as there are keys up to it, so each lane collects which of the new keys outrank
-  // its own.
+  // Lets in 32 of the keys that wait, from the `taken`-th on, later ones after earlier ones. A key
+  // leaves with the arrival of the last of as many better ones as there are keys up to it, so each
+  // lane collects which of the new keys outrank its own.
   __device__ void absorb(int taken) {
     changed = true;
     const uint64_t own = taken + lane < waiting ? memory.pending[taken + lane] : 0;

@@ -1,5 +1,5 @@
 #include "device/launch.cuh"
-#include "hash/lsh_bucket/lsh_bucket_kernel_long.cuh"
+#include "hash/lsh_bucket/lsh_bucket_kernel_ranges.cuh"
 #include "hash/lsh_bucket/lsh_bucket_kernel_short.cuh"
 
 namespace hax::lsh_bucket {

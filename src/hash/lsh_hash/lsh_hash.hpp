@@ -1,5 +1,5 @@
-// lsh_hash's rooms: check (arguments to Params), plan (workspace, backend), cpu (kernels), launch and kernels
-// (CUDA).
+// lsh_hash's rooms: check (arguments to Params), plan (workspace, backend), cpu (kernels), launch
+// and kernels (CUDA).
 #pragma once
 
 #include "core/check.hpp"
@@ -46,14 +46,14 @@ struct Params {
 
 struct Plan {
   float* R_panels;  // (N, kMaxColumns) in panels
-  // Per slot of tiles and head: mean and sum of squared deviations, one double per padded feature each.
-  // First the tile's own; then, causal, those of all tokens before the tile, or else, in the
+  // Per slot of tiles and head: mean and sum of squared deviations, one double per padded feature
+  // each. First the tile's own; then, causal, those of all tokens before the tile, or else, in the
   // sequence's first slot, those of the whole sequence.
   double* moments;
 };
 
-// Sums are of differences from the sequence's first token, in fp64: that token being one of them, the sum of
-// squares about the mean loses no more than a factor L of its precision.
+// Sums are of differences from the sequence's first token, in fp64: that token being one of them,
+// the sum of squares about the mean loses no more than a factor L of its precision.
 struct CudaPlan {
   double*
       sums;  // (slots of tiles, H, 2, N): of x and its square over the tile, then, causal, over all

@@ -1,5 +1,5 @@
-// Statistics of whole sequences and codes at one go, for sequences that a block reads twice without leaving the
-// cache.
+// Statistics of whole sequences and codes at one go, for sequences that a block reads twice without
+// leaving the cache.
 #pragma once
 
 #include "hash/lsh_hash/lsh_hash_kernel_project.cuh"
@@ -10,8 +10,9 @@ inline constexpr int kShortWarps = 16;
 inline constexpr int kShortParts = 2;
 inline constexpr int kShortThreads = kShortWarps * kWarp;
 
-// Mean, what it lacks and scale of each feature of a head of a sequence, by all threads: a thread takes 8 features
-// of every so many tokens. shared: a warp's sums of all features; norms: (3, norm_row()).
+// Mean, what it lacks and scale of each feature of a head of a sequence, by all threads: a thread
+// takes 8 features of every so many tokens. shared: a warp's sums of all features; norms: (3,
+// norm_row()).
 template <class T>
 __device__ void sequence_norms(const TokenReader<T>& reader, int64_t length, Sums* shared,
                                float* norms) {
@@ -69,8 +70,8 @@ inline int64_t sum_bytes(int64_t features) {
   return kShortWarps * lanes * kLaneFeatures * static_cast<int64_t>(sizeof(Sums));
 }
 
-// kShortParts blocks for every (sequence, head), each with all statistics and a part of the tokens. norms_at: bytes of
-// shared memory that sums and later R take.
+// kShortParts blocks for every (sequence, head), each with all statistics and a part of the tokens.
+// norms_at: bytes of shared memory that sums and later R take.
 template <class T, int Columns>
 __global__ void __launch_bounds__(kShortThreads)
     short_kernel(const __grid_constant__ Params p, bool vectors, int64_t norms_at) {

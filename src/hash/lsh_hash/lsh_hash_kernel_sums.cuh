@@ -74,8 +74,8 @@ __global__ void __launch_bounds__(kSumThreads)
   store_sums(plan.sums + int64_t{blockIdx.x} * 2 * p.features + lanes.feature, p.features, total);
 }
 
-// A block for every (sequence, head): the tiles' sums become the norms of the sequence or, causal, the sums over
-// all tiles before each.
+// A block for every (sequence, head): the tiles' sums become the norms of the sequence or, causal,
+// the sums over all tiles before each.
 template <class T>
 __global__ void __launch_bounds__(kScanThreads)
     scan_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan) {
