@@ -3,7 +3,7 @@
 #include "core/dispatch.hpp"
 #include "device/launch.cuh"
 #include "hash/key_score/key_score_kernel_backward.cuh"
-#include "hash/key_score/key_score_kernel_narrow.cuh"
+#include "hash/key_score/key_score_kernel_prepare.cuh"
 
 namespace hax::key_score {
 
