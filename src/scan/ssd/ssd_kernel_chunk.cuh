@@ -56,7 +56,7 @@ __device__ void load_tile(uint32_t tile, Panel panel, int all_groups, const T* f
 
 // How a unit's state decays over a chunk. Exponents are base 2 and sums of dt A <= 0 of one direction, so they neither
 // cancel nor overflow, but for pairs inside a sub-block of 16 tokens.
-struct Decays {
+struct alignas(16) Decays {
   float dt[kChunk];
   float within[kChunk];      // exponent from the sub-block's start up to and with t
   float left[kChunk];        // exponent from behind t to the sub-block's end
