@@ -142,6 +142,7 @@ class ForwardBlock {
           uint32_t x[kBlocks][4];
           load_x(x, stage);
           advance(x, stage, parity);
+          wait_for_products<0>();
         }
         if (p_.checkpoints && next % p_.checkpoints.every == 0 && kOutput) {
           store_state(p_.checkpoints.states, p_.checkpoints.offset(range, next), 2);
@@ -278,9 +279,9 @@ class ForwardBlock {
 #pragma unroll
         for (int q = 0; q < 2; ++q) {
           const int s = j * kBlock + 8 * q + 2 * c;
-          const float2 dt = *reinterpret_cast<const float2*>(&d.dt[s]);
           float values[4];
           if (i == j) {
+            const float2 dt = *reinterpret_cast<const float2*>(&d.dt[s]);
             const float2 other = *reinterpret_cast<const float2*>(&d.within[s]);
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
@@ -289,11 +290,11 @@ class ForwardBlock {
               values[e] = s + e % 2 <= t + e / 2 * 8 ? scores[q][e] * decay : 0.0f;
             }
           } else {
-            const float2 left = *reinterpret_cast<const float2*>(&d.left[s]);
-            const float from[2] = {device::exp2_approx(left.x) * dt.x,
-                                   device::exp2_approx(left.y) * dt.y};
+            const float2 to_end = *reinterpret_cast<const float2*>(&d.to_end[s]);
 #pragma unroll
-            for (int e = 0; e < 4; ++e) values[e] = scores[q][e] * reach[e / 2] * from[e % 2];
+            for (int e = 0; e < 4; ++e) {
+              values[e] = scores[q][e] * reach[e / 2] * (e % 2 ? to_end.y : to_end.x);
+            }
           }
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
@@ -324,25 +325,23 @@ class ForwardBlock {
     uint32_t x[kBlocks][4];
 #pragma unroll
     for (int first = 0; first < kChunk; first += kTogether) {
-      if (first >= tokens && first > 0) break;
       forget_derived(h);
       float y[kTogether / 8][4] = {};
       add_from_state(y, stage, first);
       if (first == 0) load_inputs(x, stage, row, token, tokens);
-      const Decays& d = decays(parity);
-#pragma unroll
-      for (int i = 0; i < kTogether / 8; ++i) {
-        const float2 decay = pair_of(d.from_start, first + 8 * i);
-        y[i][0] *= decay.x, y[i][1] *= decay.y, y[i][2] *= decay.x, y[i][3] *= decay.y;
-      }
+      weigh_outputs(y, x, decays(parity), first);
       add_from_tokens(y, x, first);
-      finish(y, x, stage, first);
+      // The state's products go on while the last y leave.
+      if (first + kTogether == kChunk) {
+        advance(x, stage, parity);
+        wait_for_products<1>();
+      }
+      finish(y, stage, first);
     }
     __syncwarp();
     move_rows(p_.y, access_.y, stage, row, token, tokens,
               [](auto& memory, auto& shared) { memory = shared; });
-    forget_derived(x);
-    advance(x, stage, parity);
+    wait_for_products<0>();
   }
 
   // x, and z into its place.
@@ -380,7 +379,7 @@ class ForwardBlock {
           device::warpgroup_mma<T, false>(y, state[i], device::swizzled_operand(C, 16, 1024));
         }
         device::end_products();
-        device::wait_for_products();
+        device::wait_for_products<0>();
       }
     } else {
       const MatrixPlace place(state_panel(), true);
@@ -398,7 +397,7 @@ class ForwardBlock {
     }
   }
 
-  // y += mix x
+  // y += mix x; products of warpgroups are only begun.
   __device__ void add_from_tokens(float (&y)[kTogether / 8][4], const uint32_t (&x)[kBlocks][4],
                                   int first) {
     const uint32_t tile = mix_ + unit_ * kMixBytes;
@@ -409,7 +408,6 @@ class ForwardBlock {
         device::warpgroup_mma<T, false>(y, x[j], device::swizzled_operand(tile + j * 32, 16, 1024));
       }
       device::end_products();
-      device::wait_for_products();
     } else {
       const MatrixPlace place(mix_panel(), true);
 #pragma unroll
@@ -426,23 +424,28 @@ class ForwardBlock {
     }
   }
 
-  // Skip and gate, then into the place of x.
-  __device__ void finish(float (&y)[kTogether / 8][4], const uint32_t (&x)[kBlocks][4], int stage,
-                         int first) {
+  // The decays of what the state gives, and the skip. A left operand of rows by tokens and y hold the same elements.
+  __device__ void weigh_outputs(float (&y)[kTogether / 8][4], const uint32_t (&x)[kBlocks][4],
+                                const Decays& d, int first) {
+#pragma unroll
+    for (int i = 0; i < kTogether / 8; ++i) {
+      const float2 decay = pair_of(d.from_start, first + 8 * i);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float2 own = device::unpack_pair<T>(x[first / kBlock + i / 2][i % 2 * 2 + half]);
+        y[i][2 * half] = y[i][2 * half] * decay.x + skip_[half] * own.x;
+        y[i][2 * half + 1] = y[i][2 * half + 1] * decay.y + skip_[half] * own.y;
+      }
+    }
+  }
+
+  // The gate, then y into the place of x.
+  __device__ void finish(float (&y)[kTogether / 8][4], int stage, int first) {
 #pragma unroll
     for (int block = 0; block < kTogether / kBlock; ++block) {
       const int j = first / kBlock + block;
       const uint32_t place = x_place(stage, j * kBlock);
-      // A left operand of rows by tokens and y hold the same elements.
       const auto own = [&](int i) -> float* { return &y[2 * block + i / 2][i % 2 * 2]; };
-      if (p_.D) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float2 pair = device::unpack_pair<T>(x[j][i]);
-          own(i)[0] += skip_[i % 2] * pair.x;
-          own(i)[1] += skip_[i % 2] * pair.y;
-        }
-      }
       if (p_.z) {
         uint32_t z[4];
         device::load_matrix_x4_transposed(z, place);
@@ -488,22 +491,25 @@ class ForwardBlock {
   }
 
   // h = decay h + x^T (weight B) over the chunk.
-  __device__ void advance(const uint32_t (&x)[kBlocks][4], int stage, int parity) {
-    const Decays& d = decays(parity);
-    const float whole = d.whole;
+  __device__ void advance(uint32_t (&x)[kBlocks][4], int stage, int parity) {
+    forget_derived(x);
+    const float whole = decays(parity).whole;
     piece_decay *= whole;
 #pragma unroll
     for (int i = 0; i < N / 8; ++i) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) h[i][e] *= whole;
     }
-    uint32_t weighted[kBlocks][4];
-    weigh(weighted, x, d, false);
-    add_to_state(weighted, stage);
-    if (split_) {
-      weigh(weighted, x, d, true);
-      add_to_state(weighted, stage);
-    }
+    add_to_state(x, stage, parity, false);
+    if (!split_) return;
+    wait_for_products<0>();
+    forget_derived(x);
+    add_to_state(x, stage, parity, true);
+  }
+
+  template <int Pending>
+  __device__ static void wait_for_products() {
+    if constexpr (kWarpgroups) device::wait_for_products<Pending>();
   }
 
   // x times its tokens' weights, rounded to T; or what the rounding left.
@@ -525,8 +531,10 @@ class ForwardBlock {
     }
   }
 
-  // h += x^T B
-  __device__ void add_to_state(const uint32_t (&x)[kBlocks][4], int stage) {
+  // h += x^T B; products of warpgroups are only begun.
+  __device__ void add_to_state(const uint32_t (&x)[kBlocks][4], int stage, int parity, bool rest) {
+    uint32_t weighted[kBlocks][4];
+    weigh(weighted, x, decays(parity), rest);
     if constexpr (kWarpgroups) {
       constexpr int kPart = N < 128 ? N : 128;  // states of a product
       device::begin_products();
@@ -536,12 +544,11 @@ class ForwardBlock {
 #pragma unroll
         for (int j = 0; j < kBlocks; ++j) {
           const uint32_t B = B_tile(stage) + part * kPart / 64 * kPanelBytes + j * kBlock * 128;
-          device::warpgroup_mma<T, true>(states, x[j],
+          device::warpgroup_mma<T, true>(states, weighted[j],
                                          device::swizzled_operand(B, kPanelBytes, 1024));
         }
       }
       device::end_products();
-      device::wait_for_products();
     } else {
       const MatrixPlace place(state_panel(), false);
 #pragma unroll
@@ -550,8 +557,8 @@ class ForwardBlock {
         for (int k = 0; k < N / 16; ++k) {
           uint32_t B[4];
           device::load_matrix_x4_transposed(B, states_at(B_tile(stage), place, j * kBlock, k));
-          device::mma_16x8x16<T>(h[2 * k], x[j], {B[0], B[1]});
-          device::mma_16x8x16<T>(h[2 * k + 1], x[j], {B[2], B[3]});
+          device::mma_16x8x16<T>(h[2 * k], weighted[j], {B[0], B[1]});
+          device::mma_16x8x16<T>(h[2 * k + 1], weighted[j], {B[2], B[3]});
         }
       }
     }
