@@ -18,12 +18,24 @@ struct ForwardAccess {
   bool x, z, y, states;
 };
 
-// Bytes of a block's shared memory: stages of B, C and x; each unit's mix; decays of this chunk and the next.
-inline size_t forward_memory(int64_t states, int stages, int units, int warps, bool output) {
-  const int64_t tile = kChunk * states * 2, mix = kChunk * kChunk * 2;
-  const int64_t stage = (output ? 2 : 1) * tile + int64_t{units} * kChunk * warps * kTileRows * 2;
-  return static_cast<size_t>(stages * stage + (output ? units * mix : 0) +
-                             2 * units * static_cast<int64_t>(sizeof(Decays)));
+// What a block keeps of chunks at once: `stages` of B and C. With 3 the mix is made a chunk ahead, with 2 the next chunk
+// arrives meanwhile, with 1 it does not.
+struct Stages {
+  int states;
+
+  HAX_EVERYWHERE bool ahead() const { return states == 3; }
+  HAX_EVERYWHERE int inputs() const { return states < 2 ? states : 2; }  // of x
+  HAX_EVERYWHERE int mixes() const { return ahead() ? 2 : 1; }
+  HAX_EVERYWHERE int decays() const { return ahead() ? 3 : 2; }
+};
+
+// Bytes of a block's shared memory.
+inline size_t forward_memory(int64_t states, Stages stages, int units, int warps, bool output) {
+  const int64_t tile = kChunk * states * 2, mix = units * kChunk * kChunk * 2;
+  return static_cast<size_t>(stages.states * (output ? 2 : 1) * tile +
+                             stages.inputs() * int64_t{units} * kChunk * warps * kTileRows * 2 +
+                             (output ? stages.mixes() * mix : 0) +
+                             stages.decays() * units * static_cast<int64_t>(sizeof(Decays)));
 }
 
 // Units of a block: rows of heads, all of one group.
@@ -65,7 +77,7 @@ template <class T, int N, bool kOutput>
 class ForwardBlock {
  public:
   __device__ ForwardBlock(const ForwardParams& p, const CudaForwardPlan& plan,
-                          const ForwardAccess& access, int stages, bool split, char* memory)
+                          const ForwardAccess& access, Stages stages, bool split, char* memory)
       : p_(p),
         plan_(plan),
         access_(access),
@@ -78,15 +90,15 @@ class ForwardBlock {
         tile_row_(warp_ % plan.warps * kTileRows) {
     const MatrixPlace place(x_panel_, true);
     x_lane_ = place.row + (place.group ^ (tile_row_ * 2));
-    uint32_t at = device::shared_address(memory);
-    stage_bytes_ = (kOutput ? 2 : 1) * kStateBytes + plan.units * x_panel_.bytes();
-    stage0_ = at;
-    at += stages * stage_bytes_;
-    mix_ = at;
-    if (kOutput) at += plan.units * kMixBytes;
-    decays_ = reinterpret_cast<Decays*>(memory + (at - device::shared_address(memory)));
-    if (kOutput && kWarpgroups) {
-      for (int i = threadIdx.x * 4; i < plan.units * kMixBytes; i += blockDim.x * 4) {
+    const uint32_t base = device::shared_address(memory);
+    states_ = base;
+    inputs_ = states_ + stages.states * kStageBytes;
+    input_bytes_ = plan.units * x_panel_.bytes();
+    mix_ = inputs_ + stages.inputs() * input_bytes_;
+    const int mix_bytes = kOutput ? stages.mixes() * plan.units * kMixBytes : 0;
+    decays_ = reinterpret_cast<Decays*>(memory + (mix_ + mix_bytes - base));
+    if (kWarpgroups) {
+      for (int i = threadIdx.x * 4; i < mix_bytes; i += blockDim.x * 4) {
         device::store_shared(mix_ + i, 0u);
       }
     }
@@ -109,56 +121,63 @@ class ForwardBlock {
   // Tokens [begin, end) of a sequence; h is the state before and after. Ends with all threads in step.
   __device__ void run(const UnitBlock& block, const Sequences::Range& range, int64_t begin,
                       int64_t end) {
-    const bool makes_decays = busy_ && tile_row_ == 0;
-
-    int64_t t = begin;
-    int tokens = chunk_tokens(t, end), parity = 0;
+    const bool makes_decays = busy_ && tile_row_ == 0, ahead = kOutput && stages_.ahead();
     RawSteps raw;
-    load_stage(0, block, range.row, range.begin + t, tokens);
-    if (makes_decays) {
-      raw.load(p_, range.row, range.begin + t, tokens, head_);
-      make_decays(decays(0), p_, raw, tokens, rate_, bias_);
+    const auto load_raw = [&](const Chunk& chunk) {
+      if (makes_decays) raw.load(p_, range.row, range.begin + chunk.begin, chunk.tokens, head_);
+    };
+    const auto make = [&](const Chunk& chunk) {
+      if (makes_decays) make_decays(decays(chunk), p_, raw, chunk.tokens, rate_, bias_);
+    };
+    Chunk chunk{begin, chunk_tokens(begin, end), 0, 0, 0};
+    Chunk next = after(chunk, end);
+    load_states(chunk, block, range);
+    load_inputs(chunk, block, range);
+    load_raw(chunk);
+    make(chunk);
+    if (ahead) {
+      load_states(next, block, range);
+      load_raw(next);
+      make(next);
+      meet();
+      make_mix(chunk, block.count);
     }
-    while (t < end) {
-      const int64_t next = t + tokens;
-      const int next_tokens = next < end ? chunk_tokens(next, end) : 0;
-      device::wait_for_copies<0>();
-      device::publish_to_products();
-      __syncthreads();
-      const int stage = stages_ > 1 ? parity : 0;
-      if (next_tokens > 0) {
-        if (stages_ > 1) load_stage(parity ^ 1, block, range.row, range.begin + next, next_tokens);
-        if (makes_decays) raw.load(p_, range.row, range.begin + next, next_tokens, head_);
+    while (chunk.tokens > 0) {
+      meet();
+      const Chunk later = after(next, end);
+      if (stages_.states > 1) {
+        load_states(ahead ? later : next, block, range);
+        load_inputs(next, block, range);
       }
-      if (kOutput) {
-        make_mix(stage, block.count, tokens, parity);
-        device::publish_to_products();
-        __syncthreads();
+      load_raw(ahead ? later : next);
+      if (kOutput && !ahead) {
+        make_mix(chunk, block.count);
+        meet();
       }
       if (busy_) {
         if (kOutput) {
-          outputs(stage, parity, range.row, range.begin + t, tokens);
+          outputs(chunk, range.row, range.begin + chunk.begin);
         } else {
           uint32_t x[kBlocks][4];
-          load_x(x, stage);
-          advance(x, stage, parity);
+          load_x(x, chunk);
+          advance(x, chunk);
           wait_for_products<0>();
         }
-        if (p_.checkpoints && next % p_.checkpoints.every == 0 && kOutput) {
-          store_state(p_.checkpoints.states, p_.checkpoints.offset(range, next), 2);
+        if (p_.checkpoints && next.begin % p_.checkpoints.every == 0 && kOutput) {
+          store_state(p_.checkpoints.states, p_.checkpoints.offset(range, next.begin), 2);
         }
       }
-      if (next_tokens > 0) {
-        if (makes_decays) make_decays(decays(parity ^ 1), p_, raw, next_tokens, rate_, bias_);
-        if (stages_ == 1) {
-          __syncthreads();
-          load_stage(0, block, range.row, range.begin + next, next_tokens);
-        }
+      if (ahead && next.tokens > 0) make_mix(next, block.count);
+      make(ahead ? later : next);
+      if (stages_.states == 1) {
+        __syncthreads();
+        load_states(next, block, range);
+        load_inputs(next, block, range);
       }
-      t = next;
-      tokens = next_tokens;
-      parity ^= 1;
+      chunk = next;
+      next = ahead ? later : after(next, end);
     }
+    device::wait_for_copies<0>();
     __syncthreads();
   }
 
@@ -207,36 +226,73 @@ class ForwardBlock {
   static constexpr int kTogether = kWarpgroups ? kChunk : 32;  // tokens of y held at a time
   static constexpr int kPanelBytes = kChunk * 128;
   static constexpr int kStateBytes = kChunk * N * 2;
+  static constexpr int kStageBytes = (kOutput ? 2 : 1) * kStateBytes;
   static constexpr int kMixBytes = kChunk * kChunk * 2;
   __device__ static constexpr Panel state_panel() { return {kStateGroups<N>}; }
   __device__ static constexpr Panel mix_panel() { return {8}; }
 
-  __device__ Decays& decays(int parity) const { return decays_[parity * plan_.units + unit_]; }
-  // Shared addresses.
-  __device__ uint32_t B_tile(int stage) const { return stage0_ + stage * stage_bytes_; }
-  __device__ uint32_t C_tile(int stage) const { return B_tile(stage) + kStateBytes; }
-  __device__ uint32_t x_tile(int stage, int unit) const {
-    return B_tile(stage) + (kOutput ? 2 : 1) * kStateBytes + unit * x_panel_.bytes();
-  }
-
+  // Tokens that are taken together, 0 behind the last ones, and where a block keeps what belongs to them.
+  struct Chunk {
+    int64_t begin;
+    int tokens;
+    int states, half,
+        decays;  // stage of B and C; of x and the mix, where there are two; of the decays
+  };
   __device__ int chunk_tokens(int64_t t, int64_t end) const {
     return static_cast<int>(min(int64_t{kChunk}, p_.checkpoints.next_stop(t, end) - t));
   }
+  __device__ Chunk after(const Chunk& chunk, int64_t end) const {
+    const int64_t begin = chunk.begin + chunk.tokens;
+    const auto turn = [](int stage, int count) { return stage + 1 < count ? stage + 1 : 0; };
+    return {begin, begin < end ? chunk_tokens(begin, end) : 0, turn(chunk.states, stages_.states),
+            chunk.half ^ 1, turn(chunk.decays, stages_.decays())};
+  }
 
-  __device__ void load_stage(int stage, const UnitBlock& block, int64_t row, int64_t token,
-                             int tokens) {
-    const auto load_states = [&](uint32_t tile, const Tensor& from) {
-      load_tile<T>(tile, state_panel(), N / 8, from.at<T>(row, token, block.group), from.stride[1],
-                   from.stride[3], static_cast<int>(p_.states), tokens, access_.states);
+  // All copies have arrived and all that was written to shared memory can be read by all.
+  __device__ static void meet() {
+    device::wait_for_copies<0>();
+    device::publish_to_products();
+    __syncthreads();
+  }
+
+  __device__ Decays& decays(const Chunk& chunk, int unit) const {
+    return decays_[chunk.decays * plan_.units + unit];
+  }
+  __device__ Decays& decays(const Chunk& chunk) const { return decays(chunk, unit_); }
+  // Shared addresses.
+  __device__ uint32_t B_tile(const Chunk& chunk) const {
+    return states_ + chunk.states * kStageBytes;
+  }
+  __device__ uint32_t C_tile(const Chunk& chunk) const { return B_tile(chunk) + kStateBytes; }
+  __device__ uint32_t x_tile(const Chunk& chunk, int unit) const {
+    return inputs_ + (stages_.inputs() > 1 ? chunk.half * input_bytes_ : 0) +
+           unit * x_panel_.bytes();
+  }
+  __device__ uint32_t mix_tile(const Chunk& chunk, int unit) const {
+    return mix_ + ((stages_.ahead() ? chunk.half * plan_.units : 0) + unit) * kMixBytes;
+  }
+
+  __device__ void load_states(const Chunk& chunk, const UnitBlock& block,
+                              const Sequences::Range& range) {
+    const auto load = [&](uint32_t tile, const Tensor& from) {
+      load_tile<T>(tile, state_panel(), N / 8,
+                   from.at<T>(range.row, range.begin + chunk.begin, block.group), from.stride[1],
+                   from.stride[3], static_cast<int>(p_.states), chunk.tokens, access_.states);
     };
-    load_states(B_tile(stage), p_.B);
-    if (kOutput) load_states(C_tile(stage), p_.C);
-    for (int u = 0; u < block.count; ++u) {
+    if (chunk.tokens == 0) return;
+    load(B_tile(chunk), p_.B);
+    if (kOutput) load(C_tile(chunk), p_.C);
+    device::commit_copies();
+  }
+  __device__ void load_inputs(const Chunk& chunk, const UnitBlock& block,
+                              const Sequences::Range& range) {
+    for (int u = 0; u < block.count && chunk.tokens > 0; ++u) {
       const int64_t index = block.first + u, slice = index % slices(p_.width) * kSliceRows;
-      load_tile<T>(x_tile(stage, u), x_panel_, x_panel_.groups,
-                   p_.x.at<T>(row, token, index / slices(p_.width), slice), p_.x.stride[1],
-                   p_.x.stride[3], static_cast<int>(min(int64_t{kSliceRows}, p_.width - slice)),
-                   tokens, access_.x);
+      load_tile<T>(
+          x_tile(chunk, u), x_panel_, x_panel_.groups,
+          p_.x.at<T>(range.row, range.begin + chunk.begin, index / slices(p_.width), slice),
+          p_.x.stride[1], p_.x.stride[3],
+          static_cast<int>(min(int64_t{kSliceRows}, p_.width - slice)), chunk.tokens, access_.x);
     }
     device::commit_copies();
   }
@@ -250,26 +306,26 @@ class ForwardBlock {
   }
 
   // mix[t][s] = decay from s to t, times dt_s, times C_t . B_s, for every unit; lower blocks of 16 x 16 only.
-  __device__ void make_mix(int stage, int units, int tokens, int parity) {
+  __device__ void make_mix(const Chunk& chunk, int units) {
     constexpr int kPairs = kBlocks * (kBlocks + 1) / 2;
     const MatrixPlace rows_first(state_panel(), false), groups_first(state_panel(), true);
     const int r = lane_ / 4, c = lane_ % 4;
     for (int pair = warp_; pair < kPairs; pair += blockDim.x / device::kWarp) {
       const int i = pair >= 6 ? 3 : pair >= 3 ? 2 : pair >= 1 ? 1 : 0;
       const int j = pair - i * (i + 1) / 2;
-      if (i * kBlock >= tokens) break;
+      if (i * kBlock >= chunk.tokens) break;
       float scores[2][4] = {};
 #pragma unroll
       for (int k = 0; k < N / 16; ++k) {
         uint32_t C[4], B[4];
-        device::load_matrix_x4(C, states_at(C_tile(stage), rows_first, i * kBlock, k));
-        device::load_matrix_x4(B, states_at(B_tile(stage), groups_first, j * kBlock, k));
+        device::load_matrix_x4(C, states_at(C_tile(chunk), rows_first, i * kBlock, k));
+        device::load_matrix_x4(B, states_at(B_tile(chunk), groups_first, j * kBlock, k));
         device::mma_16x8x16<T>(scores[0], C, {B[0], B[1]});
         device::mma_16x8x16<T>(scores[1], C, {B[2], B[3]});
       }
       for (int u = 0; u < units; ++u) {
-        const Decays& d = decays_[parity * plan_.units + u];
-        const uint32_t mix = mix_ + u * kMixBytes;
+        const Decays& d = decays(chunk, u);
+        const uint32_t mix = mix_tile(chunk, u);
         const int t = i * kBlock + r;
         const float within[2] = {d.within[t], d.within[t + 8]};
         float gap = 0.0f;
@@ -307,56 +363,56 @@ class ForwardBlock {
   }
 
   // The warp's rows of x as left operands, block j: rows of the state by tokens 16 j .. 16 j + 15.
-  __device__ void load_x(uint32_t (&x)[kBlocks][4], int stage) {
+  __device__ void load_x(uint32_t (&x)[kBlocks][4], const Chunk& chunk) {
 #pragma unroll
     for (int j = 0; j < kBlocks; ++j) {
-      device::load_matrix_x4_transposed(x[j], x_place(stage, j * kBlock));
+      device::load_matrix_x4_transposed(x[j], x_place(chunk, j * kBlock));
     }
   }
 
   // Where a lane's row of the blocks of tokens first .. first + 15 and the warp's 16 columns lies.
-  __device__ uint32_t x_place(int stage, int first) const {
-    return x_tile(stage, unit_) + first * x_panel_.groups * 16 + x_lane_;
+  __device__ uint32_t x_place(const Chunk& chunk, int first) const {
+    return x_tile(chunk, unit_) + first * x_panel_.groups * 16 + x_lane_;
   }
 
   // y of the chunk and the state behind it. The warp's columns of the tile of x, whose content is in registers by then,
   // take y on its way out.
-  __device__ void outputs(int stage, int parity, int64_t row, int64_t token, int tokens) {
+  __device__ void outputs(const Chunk& chunk, int64_t row, int64_t token) {
     uint32_t x[kBlocks][4];
 #pragma unroll
     for (int first = 0; first < kChunk; first += kTogether) {
       forget_derived(h);
       float y[kTogether / 8][4] = {};
-      add_from_state(y, stage, first);
-      if (first == 0) load_inputs(x, stage, row, token, tokens);
-      weigh_outputs(y, x, decays(parity), first);
-      add_from_tokens(y, x, first);
+      add_from_state(y, chunk, first);
+      if (first == 0) load_operands(x, chunk, row, token);
+      weigh_outputs(y, x, decays(chunk), first);
+      add_from_tokens(y, x, chunk, first);
       // The state's products go on while the last y leave.
       if (first + kTogether == kChunk) {
-        advance(x, stage, parity);
+        advance(x, chunk);
         wait_for_products<1>();
       }
-      finish(y, stage, first);
+      finish(y, chunk, first);
     }
     __syncwarp();
-    move_rows(p_.y, access_.y, stage, row, token, tokens,
+    move_rows(p_.y, access_.y, chunk, row, token,
               [](auto& memory, auto& shared) { memory = shared; });
     wait_for_products<0>();
   }
 
   // x, and z into its place.
-  __device__ void load_inputs(uint32_t (&x)[kBlocks][4], int stage, int64_t row, int64_t token,
-                              int tokens) {
-    load_x(x, stage);
+  __device__ void load_operands(uint32_t (&x)[kBlocks][4], const Chunk& chunk, int64_t row,
+                                int64_t token) {
+    load_x(x, chunk);
     if (!p_.z) return;
     __syncwarp();
-    move_rows(p_.z, access_.z, stage, row, token, tokens,
+    move_rows(p_.z, access_.z, chunk, row, token,
               [](auto& memory, auto& shared) { shared = memory; });
     __syncwarp();
   }
 
   // y += C h
-  __device__ void add_from_state(float (&y)[kTogether / 8][4], int stage, int first) {
+  __device__ void add_from_state(float (&y)[kTogether / 8][4], const Chunk& chunk, int first) {
     const auto packed = [&](uint32_t(&state)[4], int k) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -375,7 +431,7 @@ class ForwardBlock {
 #pragma unroll
         for (int i = 0; i < kSteps; ++i) {
           const int k = first_step + i;
-          const uint32_t C = C_tile(stage) + k / 4 * kPanelBytes + k % 4 * 32;
+          const uint32_t C = C_tile(chunk) + k / 4 * kPanelBytes + k % 4 * 32;
           device::warpgroup_mma<T, false>(y, state[i], device::swizzled_operand(C, 16, 1024));
         }
         device::end_products();
@@ -389,7 +445,7 @@ class ForwardBlock {
         packed(state, k);
 #pragma unroll
         for (int block = 0; block < kTogether / kBlock; ++block) {
-          device::load_matrix_x4(C, states_at(C_tile(stage), place, first + block * kBlock, k));
+          device::load_matrix_x4(C, states_at(C_tile(chunk), place, first + block * kBlock, k));
           device::mma_16x8x16<T>(y[2 * block], state, {C[0], C[1]});
           device::mma_16x8x16<T>(y[2 * block + 1], state, {C[2], C[3]});
         }
@@ -399,8 +455,8 @@ class ForwardBlock {
 
   // y += mix x; products of warpgroups are only begun.
   __device__ void add_from_tokens(float (&y)[kTogether / 8][4], const uint32_t (&x)[kBlocks][4],
-                                  int first) {
-    const uint32_t tile = mix_ + unit_ * kMixBytes;
+                                  const Chunk& chunk, int first) {
+    const uint32_t tile = mix_tile(chunk, unit_);
     if constexpr (kWarpgroups) {
       device::begin_products();
 #pragma unroll
@@ -440,11 +496,11 @@ class ForwardBlock {
   }
 
   // The gate, then y into the place of x.
-  __device__ void finish(float (&y)[kTogether / 8][4], int stage, int first) {
+  __device__ void finish(float (&y)[kTogether / 8][4], const Chunk& chunk, int first) {
 #pragma unroll
     for (int block = 0; block < kTogether / kBlock; ++block) {
       const int j = first / kBlock + block;
-      const uint32_t place = x_place(stage, j * kBlock);
+      const uint32_t place = x_place(chunk, j * kBlock);
       const auto own = [&](int i) -> float* { return &y[2 * block + i / 2][i % 2 * 2]; };
       if (p_.z) {
         uint32_t z[4];
@@ -471,15 +527,16 @@ class ForwardBlock {
 
   // Moves the warp's columns between a tensor and the tile of x: move(global, shared) for elements of T or 16 bytes.
   template <class Move>
-  __device__ void move_rows(const Tensor& tensor, bool vectors, int stage, int64_t row,
-                            int64_t token, int tokens, Move&& move) {
+  __device__ void move_rows(const Tensor& tensor, bool vectors, const Chunk& chunk, int64_t row,
+                            int64_t token, Move&& move) {
     const int group = lane_ % 2;
     const int columns = min(8, static_cast<int>(p_.width) - row_ - group * 8);
     T* memory = tensor.at<T>(row, token + lane_ / 2, head_, row_ + group * 8);
     const int64_t stride = tensor.stride[3];
-    const uint32_t tile = x_tile(stage, unit_);
+    const uint32_t tile = x_tile(chunk, unit_);
 #pragma unroll 1
-    for (int t = lane_ / 2; t < tokens && columns > 0; t += 16, memory += 16 * tensor.stride[1]) {
+    for (int t = lane_ / 2; t < chunk.tokens && columns > 0;
+         t += 16, memory += 16 * tensor.stride[1]) {
       void* const shared = device::shared_pointer(tile + x_panel_.at(t, tile_row_ / 8 + group));
       if (vectors) {
         move(*reinterpret_cast<uint4*>(memory), *static_cast<uint4*>(shared));
@@ -491,20 +548,20 @@ class ForwardBlock {
   }
 
   // h = decay h + x^T (weight B) over the chunk.
-  __device__ void advance(uint32_t (&x)[kBlocks][4], int stage, int parity) {
+  __device__ void advance(uint32_t (&x)[kBlocks][4], const Chunk& chunk) {
     forget_derived(x);
-    const float whole = decays(parity).whole;
+    const float whole = decays(chunk).whole;
     piece_decay *= whole;
 #pragma unroll
     for (int i = 0; i < N / 8; ++i) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) h[i][e] *= whole;
     }
-    add_to_state(x, stage, parity, false);
+    add_to_state(x, chunk, false);
     if (!split_) return;
     wait_for_products<0>();
     forget_derived(x);
-    add_to_state(x, stage, parity, true);
+    add_to_state(x, chunk, true);
   }
 
   template <int Pending>
@@ -532,9 +589,9 @@ class ForwardBlock {
   }
 
   // h += x^T B; products of warpgroups are only begun.
-  __device__ void add_to_state(const uint32_t (&x)[kBlocks][4], int stage, int parity, bool rest) {
+  __device__ void add_to_state(const uint32_t (&x)[kBlocks][4], const Chunk& chunk, bool rest) {
     uint32_t weighted[kBlocks][4];
-    weigh(weighted, x, decays(parity), rest);
+    weigh(weighted, x, decays(chunk), rest);
     if constexpr (kWarpgroups) {
       constexpr int kPart = N < 128 ? N : 128;  // states of a product
       device::begin_products();
@@ -543,7 +600,7 @@ class ForwardBlock {
         auto& states = reinterpret_cast<float(&)[kPart / 8][4]>(h[part * kPart / 8]);
 #pragma unroll
         for (int j = 0; j < kBlocks; ++j) {
-          const uint32_t B = B_tile(stage) + part * kPart / 64 * kPanelBytes + j * kBlock * 128;
+          const uint32_t B = B_tile(chunk) + part * kPart / 64 * kPanelBytes + j * kBlock * 128;
           device::warpgroup_mma<T, true>(states, weighted[j],
                                          device::swizzled_operand(B, kPanelBytes, 1024));
         }
@@ -556,7 +613,7 @@ class ForwardBlock {
 #pragma unroll
         for (int k = 0; k < N / 16; ++k) {
           uint32_t B[4];
-          device::load_matrix_x4_transposed(B, states_at(B_tile(stage), place, j * kBlock, k));
+          device::load_matrix_x4_transposed(B, states_at(B_tile(chunk), place, j * kBlock, k));
           device::mma_16x8x16<T>(h[2 * k], weighted[j], {B[0], B[1]});
           device::mma_16x8x16<T>(h[2 * k + 1], weighted[j], {B[2], B[3]});
         }
@@ -586,11 +643,11 @@ class ForwardBlock {
   const ForwardParams& p_;
   const CudaForwardPlan& plan_;
   const ForwardAccess& access_;
-  int stages_;
+  Stages stages_;
   bool split_;
   Panel x_panel_;
   int lane_, warp_, unit_, tile_row_;
-  uint32_t stage_bytes_, stage0_, mix_, x_lane_;
+  uint32_t states_, inputs_, input_bytes_, mix_, x_lane_;
   Decays* decays_;
   int head_ = 0, row_ = 0;
   bool busy_ = false;
@@ -668,7 +725,7 @@ template <class T, int N>
 __global__ void __launch_bounds__(kForwardThreads<N>, 1)
     forward_kernel(const __grid_constant__ ForwardParams p,
                    const __grid_constant__ CudaForwardPlan plan,
-                   const __grid_constant__ ForwardAccess access, int stages, bool split,
+                   const __grid_constant__ ForwardAccess access, Stages stages, bool split,
                    int64_t blocks) {
   extern __shared__ __align__(1024) char memory[];
   ForwardBlock<T, N, true> work(p, plan, access, stages, split, memory);
@@ -686,7 +743,7 @@ template <class T, int N>
 __global__ void __launch_bounds__(kForwardThreads<N>, 1)
     pieces_kernel(const __grid_constant__ ForwardParams p,
                   const __grid_constant__ CudaForwardPlan plan,
-                  const __grid_constant__ ForwardAccess access, int stages, bool split,
+                  const __grid_constant__ ForwardAccess access, Stages stages, bool split,
                   int64_t blocks) {
   extern __shared__ __align__(1024) char memory[];
   ForwardBlock<T, N, false> work(p, plan, access, stages, split, memory);
