@@ -23,6 +23,9 @@ __device__ inline uint64_t swizzled_operand(uint32_t address, uint32_t leading, 
          ((address & 0x3ffff) >> 4);
 }
 
+// The operand that starts `bytes` (a multiple of 16) further on.
+__device__ inline uint64_t operand_at(uint64_t operand, int bytes) { return operand + bytes / 16; }
+
 // Makes what this thread wrote to shared memory visible to products; a barrier must follow.
 __device__ inline void publish_to_products() {
   if constexpr (kWarpgroupProducts) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -29,13 +29,22 @@ struct Stages {
   HAX_EVERYWHERE int decays() const { return ahead() ? 3 : 2; }
 };
 
+// A unit of a block: rows of a head.
+struct Unit {
+  int64_t x;        // offset of its columns in a token's
+  int head, first;  // its first row
+  int columns;      // rows of the state, columns of x
+  float rate, bias;
+};
+
 // Bytes of a block's shared memory.
 inline size_t forward_memory(int64_t states, Stages stages, int units, int warps, bool output) {
   const int64_t tile = kChunk * states * 2, mix = units * kChunk * kChunk * 2;
   return static_cast<size_t>(stages.states * (output ? 2 : 1) * tile +
                              stages.inputs() * int64_t{units} * kChunk * warps * kTileRows * 2 +
                              (output ? stages.mixes() * mix : 0) +
-                             stages.decays() * units * static_cast<int64_t>(sizeof(Decays)));
+                             stages.decays() * units * static_cast<int64_t>(sizeof(Decays)) +
+                             units * static_cast<int64_t>(sizeof(Unit)));
 }
 
 // Units of a block: rows of heads, all of one group.
@@ -97,6 +106,7 @@ class ForwardBlock {
     mix_ = inputs_ + stages.inputs() * input_bytes_;
     const int mix_bytes = kOutput ? stages.mixes() * plan.units * kMixBytes : 0;
     decays_ = reinterpret_cast<Decays*>(memory + (mix_ + mix_bytes - base));
+    units_ = reinterpret_cast<Unit*>(decays_ + stages.decays() * plan.units);
     if (kWarpgroups) {
       for (int i = threadIdx.x * 4; i < mix_bytes; i += blockDim.x * 4) {
         device::store_shared(mix_ + i, 0u);
@@ -104,13 +114,24 @@ class ForwardBlock {
     }
   }
 
+  // Takes up a block's units; all threads call it while they are in step.
   __device__ void enter(const UnitBlock& block) {
-    const int64_t index = block.first + min(unit_, block.count - 1);
-    head_ = static_cast<int>(index / slices(p_.width));
-    row_ = static_cast<int>(index % slices(p_.width)) * kSliceRows + tile_row_;
-    busy_ = unit_ < block.count;
-    rate_ = *p_.A.at<float>(head_) * device::kLog2E;
-    bias_ = p_.dt_bias ? *p_.dt_bias.at<float>(head_) : 0.0f;
+    group_ = block.group;
+    count_ = block.count;
+    if (threadIdx.x < plan_.units) {
+      const int64_t index = block.first + min(static_cast<int>(threadIdx.x), block.count - 1);
+      Unit& unit = units_[threadIdx.x];
+      unit.head = static_cast<int>(index / slices(p_.width));
+      unit.first = static_cast<int>(index % slices(p_.width)) * kSliceRows;
+      unit.columns = min(kSliceRows, static_cast<int>(p_.width) - unit.first);
+      unit.x = unit.head * p_.x.stride[2] + unit.first * p_.x.stride[3];
+      unit.rate = *p_.A.at<float>(unit.head) * device::kLog2E;
+      unit.bias = p_.dt_bias ? *p_.dt_bias.at<float>(unit.head) : 0.0f;
+    }
+    __syncthreads();
+    head_ = units_[unit_].head;
+    row_ = units_[unit_].first + tile_row_;
+    busy_ = unit_ < count_;
     piece_decay = 1.0f;
     for (int i = 0; i < 2 && p_.D; ++i) {
       const int64_t row = min(int64_t{row_ + lane_ / 4 + 8 * i}, p_.width - 1);
@@ -119,39 +140,43 @@ class ForwardBlock {
   }
 
   // Tokens [begin, end) of a sequence; h is the state before and after. Ends with all threads in step.
-  __device__ void run(const UnitBlock& block, const Sequences::Range& range, int64_t begin,
-                      int64_t end) {
-    const bool makes_decays = busy_ && tile_row_ == 0, ahead = kOutput && stages_.ahead();
+  __device__ void run(const Sequences::Range& range, int64_t begin, int64_t end) {
+    const bool ahead = kOutput && stages_.ahead();
+    // The last warps make the decays: there are fewer blocks of the mix than warps, so they have less to do.
+    const int decays_unit = blockDim.x / device::kWarp - 1 - warp_;
     RawSteps raw;
     const auto load_raw = [&](const Chunk& chunk) {
-      if (makes_decays) raw.load(p_, range.row, range.begin + chunk.begin, chunk.tokens, head_);
+      if (decays_unit >= count_) return;
+      raw.load(p_, range.row, range.begin + chunk.begin, chunk.tokens, units_[decays_unit].head);
     };
     const auto make = [&](const Chunk& chunk) {
-      if (makes_decays) make_decays(decays(chunk), p_, raw, chunk.tokens, rate_, bias_);
+      if (decays_unit >= count_) return;
+      const Unit& unit = units_[decays_unit];
+      make_decays(decays(chunk, decays_unit), p_, raw, chunk.tokens, unit.rate, unit.bias);
     };
     Chunk chunk{begin, chunk_tokens(begin, end), 0, 0, 0};
     Chunk next = after(chunk, end);
-    load_states(chunk, block, range);
-    load_inputs(chunk, block, range);
+    load_states(chunk, range);
+    load_inputs(chunk, range);
     load_raw(chunk);
     make(chunk);
     if (ahead) {
-      load_states(next, block, range);
+      load_states(next, range);
       load_raw(next);
       make(next);
       meet();
-      make_mix(chunk, block.count);
+      make_mix(chunk, count_);
     }
     while (chunk.tokens > 0) {
       meet();
       const Chunk later = after(next, end);
       if (stages_.states > 1) {
-        load_states(ahead ? later : next, block, range);
-        load_inputs(next, block, range);
+        load_states(ahead ? later : next, range);
+        load_inputs(next, range);
       }
       load_raw(ahead ? later : next);
       if (kOutput && !ahead) {
-        make_mix(chunk, block.count);
+        make_mix(chunk, count_);
         meet();
       }
       if (busy_) {
@@ -167,12 +192,12 @@ class ForwardBlock {
           store_state(p_.checkpoints.states, p_.checkpoints.offset(range, next.begin), 2);
         }
       }
-      if (ahead && next.tokens > 0) make_mix(next, block.count);
+      if (ahead && next.tokens > 0) make_mix(next, count_);
       make(ahead ? later : next);
       if (stages_.states == 1) {
         __syncthreads();
-        load_states(next, block, range);
-        load_inputs(next, block, range);
+        load_states(next, range);
+        load_inputs(next, range);
       }
       chunk = next;
       next = ahead ? later : after(next, end);
@@ -272,11 +297,11 @@ class ForwardBlock {
     return mix_ + ((stages_.ahead() ? chunk.half * plan_.units : 0) + unit) * kMixBytes;
   }
 
-  __device__ void load_states(const Chunk& chunk, const UnitBlock& block,
-                              const Sequences::Range& range) {
+  __device__ void load_states(const Chunk& chunk, const Sequences::Range& range) {
+    constexpr int kShift = N == 32 ? 2 : N == 64 ? 3 : N == 128 ? 4 : 5;
     const auto load = [&](uint32_t tile, const Tensor& from) {
-      load_tile<T>(tile, state_panel(), N / 8,
-                   from.at<T>(range.row, range.begin + chunk.begin, block.group), from.stride[1],
+      load_tile<T>(tile, state_panel(), kShift,
+                   from.at<T>(range.row, range.begin + chunk.begin, group_), from.stride[1],
                    from.stride[3], static_cast<int>(p_.states), chunk.tokens, access_.states);
     };
     if (chunk.tokens == 0) return;
@@ -284,15 +309,13 @@ class ForwardBlock {
     if (kOutput) load(C_tile(chunk), p_.C);
     device::commit_copies();
   }
-  __device__ void load_inputs(const Chunk& chunk, const UnitBlock& block,
-                              const Sequences::Range& range) {
-    for (int u = 0; u < block.count && chunk.tokens > 0; ++u) {
-      const int64_t index = block.first + u, slice = index % slices(p_.width) * kSliceRows;
-      load_tile<T>(
-          x_tile(chunk, u), x_panel_, x_panel_.groups,
-          p_.x.at<T>(range.row, range.begin + chunk.begin, index / slices(p_.width), slice),
-          p_.x.stride[1], p_.x.stride[3],
-          static_cast<int>(min(int64_t{kSliceRows}, p_.width - slice)), chunk.tokens, access_.x);
+  __device__ void load_inputs(const Chunk& chunk, const Sequences::Range& range) {
+    const T* const token = p_.x.at<T>(range.row, range.begin + chunk.begin);
+    const int shift = plan_.warps == 4 ? 3 : plan_.warps;  // 2, 4 or 8 groups
+#pragma unroll 1
+    for (int u = 0; u < count_ && chunk.tokens > 0; ++u) {
+      load_tile<T>(x_tile(chunk, u), x_panel_, shift, token + units_[u].x, p_.x.stride[1],
+                   p_.x.stride[3], units_[u].columns, chunk.tokens, access_.x);
     }
     device::commit_copies();
   }
@@ -422,6 +445,7 @@ class ForwardBlock {
     };
     if constexpr (kWarpgroups) {
       constexpr int kSteps = N / 16 < 8 ? N / 16 : 8;  // whose left operands have registers
+      const uint64_t C = device::swizzled_operand(C_tile(chunk), 16, 1024);
 #pragma unroll
       for (int first_step = 0; first_step < N / 16; first_step += kSteps) {
         uint32_t state[kSteps][4];
@@ -431,8 +455,8 @@ class ForwardBlock {
 #pragma unroll
         for (int i = 0; i < kSteps; ++i) {
           const int k = first_step + i;
-          const uint32_t C = C_tile(chunk) + k / 4 * kPanelBytes + k % 4 * 32;
-          device::warpgroup_mma<T, false>(y, state[i], device::swizzled_operand(C, 16, 1024));
+          device::warpgroup_mma<T, false>(y, state[i],
+                                          device::operand_at(C, k / 4 * kPanelBytes + k % 4 * 32));
         }
         device::end_products();
         device::wait_for_products<0>();
@@ -458,10 +482,11 @@ class ForwardBlock {
                                   const Chunk& chunk, int first) {
     const uint32_t tile = mix_tile(chunk, unit_);
     if constexpr (kWarpgroups) {
+      const uint64_t mix = device::swizzled_operand(tile, 16, 1024);
       device::begin_products();
 #pragma unroll
       for (int j = 0; j < kBlocks; ++j) {
-        device::warpgroup_mma<T, false>(y, x[j], device::swizzled_operand(tile + j * 32, 16, 1024));
+        device::warpgroup_mma<T, false>(y, x[j], device::operand_at(mix, j * 32));
       }
       device::end_products();
     } else {
@@ -594,15 +619,16 @@ class ForwardBlock {
     weigh(weighted, x, decays(chunk), rest);
     if constexpr (kWarpgroups) {
       constexpr int kPart = N < 128 ? N : 128;  // states of a product
+      const uint64_t B = device::swizzled_operand(B_tile(chunk), kPanelBytes, 1024);
       device::begin_products();
 #pragma unroll
       for (int part = 0; part < N / kPart; ++part) {
         auto& states = reinterpret_cast<float(&)[kPart / 8][4]>(h[part * kPart / 8]);
 #pragma unroll
         for (int j = 0; j < kBlocks; ++j) {
-          const uint32_t B = B_tile(chunk) + part * kPart / 64 * kPanelBytes + j * kBlock * 128;
-          device::warpgroup_mma<T, true>(states, weighted[j],
-                                         device::swizzled_operand(B, kPanelBytes, 1024));
+          device::warpgroup_mma<T, true>(
+              states, weighted[j],
+              device::operand_at(B, part * kPart / 64 * kPanelBytes + j * kBlock * 128));
         }
       }
       device::end_products();
@@ -649,9 +675,11 @@ class ForwardBlock {
   int lane_, warp_, unit_, tile_row_;
   uint32_t states_, inputs_, input_bytes_, mix_, x_lane_;
   Decays* decays_;
+  Unit* units_;
+  int64_t group_ = 0;
+  int count_ = 0;  // units of the block
   int head_ = 0, row_ = 0;
   bool busy_ = false;
-  float rate_ = 0.0f, bias_ = 0.0f;
   float skip_[2] = {};  // D of the lane's rows
 };
 
@@ -709,7 +737,7 @@ __device__ void run_piece(Work& work, const ForwardParams& p, const CudaForwardP
   work.load_state(p.initial_state, p.initial_state.offset(s), 1);
   if (piece.begin > 0) load_piece_state(work, plan, piece.column * slot.chunks / plan.share);
   const bool last = piece.end == slot.chunks;
-  work.run(block, range, piece.begin * kChunk, last ? range.length : piece.end * kChunk);
+  work.run(range, piece.begin * kChunk, last ? range.length : piece.end * kChunk);
   if (last) {
     if (p.final_state) work.store_state(p.final_state, p.final_state.offset(s), 1);
   } else if (plan.ready) {
@@ -753,8 +781,7 @@ __global__ void __launch_bounds__(kForwardThreads<N>, 1)
   const UnitBlock block(p, piece.column % blocks, plan.units);
   work.enter(block);
   work.load_state({}, 0, 1);
-  work.run(block, p.sequences.range(piece.column / blocks), piece.begin * kChunk,
-           piece.end * kChunk);
+  work.run(p.sequences.range(piece.column / blocks), piece.begin * kChunk, piece.end * kChunk);
   work.store_workspace(blockIdx.x);
   const int threads = plan.warps * device::kWarp;  // of a unit
   if (threadIdx.x % threads == 0) {

@@ -25,7 +25,9 @@ void launch_chunks(const device::Launcher& launch, const ForwardParams& p,
       return forward_memory(N, stages, plan.units, plan.warps, output);
     };
     Stages stages{output ? 3 : 2};
-    while (stages.states > 1 && memory(stages) > launch.shared_memory()) --stages.states;
+    while (stages.states > 1 && plan.residents * memory(stages) > launch.shared_memory()) {
+      --stages.states;
+    }
     launch(kernel, count, threads, memory(stages), p, plan, access, stages, split, blocks);
   };
   if (plan.ready) {
