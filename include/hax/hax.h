@@ -7,6 +7,7 @@
 #include "hax/causal_conv1d.h"
 #include "hax/context.h"
 #include "hax/key_selection.h"
+#include "hax/layer_attention.h"
 #include "hax/lsh.h"
 #include "hax/selective_scan.h"
 #include "hax/sparse_attention.h"

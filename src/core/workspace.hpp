@@ -27,6 +27,20 @@ class Workspace {
     return base_ ? reinterpret_cast<T*>(base_ + offset) : nullptr;
   }
 
+  // For steps that run one after the other and keep nothing: each f(workspace) takes from the same start.
+  template <class... F>
+  HAX_INLINE void take_in_turn(F&&... f) {
+    const size_t start = bytes_;
+    size_t most = start;
+    const auto step = [&](auto&& take_pieces) {
+      bytes_ = start;
+      take_pieces(*this);
+      most = most > bytes_ ? most : bytes_;
+    };
+    (step(f), ...);
+    bytes_ = most;
+  }
+
   HAX_INLINE size_t bytes() const { return bytes_; }
 
  private:

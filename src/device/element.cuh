@@ -120,6 +120,29 @@ __device__ inline void store_any(const Tensor& tensor, int64_t offset, float val
   }
 }
 
+// V neighbouring elements from `offset` on, where moves_in_vectors<V>() holds or V is 1.
+template <int V>
+__device__ void load_any(float (&to)[V], const Tensor& tensor, int64_t offset) {
+  // Not load_packed: the kernel may write this memory later.
+  const auto load = [&]<class T>(const T* data) {
+    unpack(to, *reinterpret_cast<const Packed<T, V>*>(data + offset));
+  };
+  switch (tensor.type) {
+    case Type::bf16: load(static_cast<const bf16*>(tensor.data)); break;
+    case Type::fp16: load(static_cast<const fp16*>(tensor.data)); break;
+    default: load(static_cast<const float*>(tensor.data)); break;
+  }
+}
+
+template <int V>
+__device__ void store_any(const Tensor& tensor, int64_t offset, const float (&values)[V]) {
+  switch (tensor.type) {
+    case Type::bf16: store_packed<bf16, V>(static_cast<bf16*>(tensor.data) + offset, values); break;
+    case Type::fp16: store_packed<fp16, V>(static_cast<fp16*>(tensor.data) + offset, values); break;
+    default: store_packed<float, V>(static_cast<float*>(tensor.data) + offset, values); break;
+  }
+}
+
 // Whether V neighbours on the last axis can always be moved by one access, from an index that V divides.
 template <int V>
 inline bool moves_in_vectors(const Tensor& tensor) {

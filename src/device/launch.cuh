@@ -49,7 +49,8 @@ class Launcher {
       fail(HAX_ERROR_UNSUPPORTED, function_, ": the tensors are too large: they would need ",
            blocks, " thread blocks, more than the 2147483647 of one launch");
     }
-    constexpr size_t kSharedByDefault = 48 * 1024;
+    // 48 KiB go without asking, what the kernel declares by itself included.
+    constexpr size_t kSharedByDefault = 32 * 1024;
     if (shared_bytes > kSharedByDefault) {
       check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                  cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/error.hpp"
 #include "core/parallel.hpp"
 #include "hash/lsh_bucket/lsh_bucket.hpp"
 
@@ -88,9 +89,25 @@ void Job::run() const {
   }
 }
 
+void check_codes(const Tensor& code, const char* name, int num_bits) {
+  const uint64_t limit = uint64_t{1} << num_bits;
+  for (int64_t b = 0; b < code.shape[0]; ++b) {
+    for (int64_t h = 0; h < code.shape[1]; ++h) {
+      for (int64_t t = 0; t < code.shape[2]; ++t) {
+        const int64_t value = *code.at<int64_t>(b, h, t);
+        if (static_cast<uint64_t>(value) < limit) continue;
+        fail(HAX_ERROR_INVALID_ARGUMENT, Forward::name, ": ", name, "[", b, ", ", h, ", ", t,
+             "]: expected 0 to 2^num_bits - 1 = ", limit - 1, ", got ", value);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void host_forward(const Params& p, const Plan& plan, int num_threads) {
+  check_codes(p.code_q, "code_q", p.num_bits);
+  check_codes(p.code_k, "code_k", p.num_bits);
   const int64_t sequences = p.sequences.count();
   parallel_for(num_threads, sequences * p.key_heads, [&](int64_t task, int thread) {
     const Sequences::Range range = p.sequences.range(task / p.key_heads);
