@@ -34,7 +34,7 @@ class GradientTile {
         chunk_(chunk),
         second_(second),
         group_(group),
-        tokens_(chunk.tokens - (second ? Q : 0)) {}
+        tokens_(at_most(chunk.tokens - (second ? Q : 0), Q)) {}
 
   __device__ void run(int64_t first, int64_t last) {
     if (fetches()) {
