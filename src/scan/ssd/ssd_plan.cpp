@@ -18,6 +18,8 @@ ScanForwardPlan plan_forward(const Inputs& in, int64_t sequences, const Context&
   return plan;
 }
 
+}  // namespace
+
 CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) {
   // Blocks that run side by side on the GPUs this was measured on, and how many of them each should at least have
   // one after the other for the last ones not to matter.
@@ -41,8 +43,6 @@ CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) 
   plan.decays = workspace.take<float>(plan.slots * plan.units);
   return plan;
 }
-
-}  // namespace
 
 ForwardPlan Forward::plan(const ForwardParams& p, const Context& context, Workspace& workspace) {
   if (use_cuda(p.device, name)) return {.cpu = {}, .cuda = plan_cuda_forward(p, workspace)};
