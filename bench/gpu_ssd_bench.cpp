@@ -40,15 +40,14 @@ void add_forward(const SsdShape& s) {
 
 // One token a sequence; `length` is not used.
 void add_step(const SsdShape& s, hax_data_type state_type) {
-  add("cuda/ssd_step" + describe(s) + (state_type.bits == 32 ? "_fp32" : "_bf16"),
-      [s, state_type] {
-        using Args = hax_ssd_step_args;
-        auto call = std::make_unique<CallOf<Args>>(hax_ssd_step_workspace, hax_ssd_step);
-        add_inputs(*call, s);
-        call->tensor(&Args::state, {s.batch, s.heads, s.width, s.states}, state_type, 0.0, 0.0, 2);
-        call->tensor(&Args::y, {s.batch, s.length, s.heads, s.width}, kT);
-        return call;
-      });
+  add("cuda/ssd_step" + describe(s) + (state_type.bits == 32 ? "_fp32" : "_bf16"), [s, state_type] {
+    using Args = hax_ssd_step_args;
+    auto call = std::make_unique<CallOf<Args>>(hax_ssd_step_workspace, hax_ssd_step);
+    add_inputs(*call, s);
+    call->tensor(&Args::state, {s.batch, s.heads, s.width, s.states}, state_type, 0.0, 0.0, 2);
+    call->tensor(&Args::y, {s.batch, s.length, s.heads, s.width}, kT);
+    return call;
+  });
 }
 
 const bool registered = [] {

@@ -26,7 +26,8 @@ TEST(SsdTiles, Lengths) {
   std::vector<SsdCase> cases;
   for (const int64_t length : {0, 1, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 200}) {
     cases.push_back({.length = length, .heads = 2, .width = 16, .states = 32});
-    cases.push_back({.batch = 1, .length = length, .heads = 3, .width = 20, .states = 24, .z = false});
+    cases.push_back(
+        {.batch = 1, .length = length, .heads = 3, .width = 20, .states = 24, .z = false});
   }
   expect_all_match(cases);
 }
@@ -69,8 +70,9 @@ TEST(SsdTiles, LayoutsAndStateTypes) {
   for (const hax_data_type type : {kFp16, kBf16}) {
     for (const hax_data_type state_type : {kFp32, kFp16, kBf16}) {
       for (const Layout layout : kLayouts) {
-        SsdCase c = typed({.length = 70, .heads = 3, .width = 40, .states = 24, .checkpoint_every = 30},
-                          type, state_type);
+        SsdCase c =
+            typed({.length = 70, .heads = 3, .width = 40, .states = 24, .checkpoint_every = 30},
+                  type, state_type);
         c.options.layout = layout;
         SCOPED_TRACE(describe(c));
         expect_matches_oracle(c, context);

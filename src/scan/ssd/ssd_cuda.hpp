@@ -14,13 +14,15 @@ inline constexpr int kSliceRows = 64;  // rows that a unit of work holds at most
 
 // Forward of 16-bit activations. A unit of work is a head or, beyond 64 rows, a slice of one; `warps` warps hold its
 // rows, a block has `units` of them. Without `slots` a block takes a sequence; otherwise all sequences' chunks, those
-// of a column (a sequence and its units) one after the other, are dealt out to `slots` blocks, `share` to each.
+// of a column (a sequence and its units) one after the other, are dealt out to `slots` blocks, `share` to each. If every
+// column is cut once at most, a block hands the state over to the next one; else a first pass tells what the pieces add.
 struct CudaForwardPlan {
   int warps = 0, units = 0;
   int64_t slots = 0, share = 0;
-  float* states =
-      nullptr;  // (slots, a block's rows, N padded): what the slot's last piece adds to the state
-  float* decays = nullptr;  // (slots, units): by how much the state decays over that piece
+  float* states = nullptr;  // (slots, a block's rows, N padded): of the slot's last piece
+  float* decays = nullptr;  // (slots, units): by how much a state decays over that piece
+  int* ready =
+      nullptr;  // (slots): whether the state has been handed over; none: there is a first pass
 };
 
 // N as the kernels pad it.

@@ -56,10 +56,10 @@ __device__ void load_tile(uint32_t tile, Panel panel, int all_groups, const T* f
 
 // How a unit's state decays over a chunk. Exponents are base 2 and sums of dt A <= 0 of one direction, so they neither
 // cancel nor overflow, but for pairs inside a sub-block of 16 tokens.
-struct Decays {
+struct alignas(16) Decays {
   float dt[kChunk];
   float within[kChunk];      // exponent from the sub-block's start up to and with t
-  float left[kChunk];        // exponent from behind t to the sub-block's end
+  float to_end[kChunk];      // dt_t times the decay from behind t to the sub-block's end
   float from_start[kChunk];  // decay from the chunk's start up to and with t
   float weight[kChunk];      // dt_t times the decay from behind t to the chunk's end
   float block[kBlocks];      // exponent of a sub-block
@@ -125,7 +125,7 @@ __device__ inline void make_decays(Decays& to, const Inputs& in, const RawSteps&
     const int t = 2 * lane + i;
     to.dt[t] = dt[i];
     to.within[t] = within[i];
-    to.left[t] = left[i];
+    to.to_end[t] = dt[i] * device::exp2_approx(left[i]);
     to.from_start[t] = device::exp2_approx(start + within[i]);
     to.weight[t] = dt[i] * device::exp2_approx(left[i] + end);
   }

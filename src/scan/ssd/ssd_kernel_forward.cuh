@@ -1,6 +1,7 @@
 // Forward of ssd for 16-bit activations by products of matrices, a chunk of 64 tokens at a time.
 #pragma once
 
+#include "device/flag.cuh"
 #include "device/warpgroup.cuh"
 #include "scan/ssd/ssd_kernel_chunk.cuh"
 
@@ -141,6 +142,7 @@ class ForwardBlock {
           uint32_t x[kBlocks][4];
           load_x(x, stage);
           advance(x, stage, parity);
+          wait_for_products<0>();
         }
         if (p_.checkpoints && next % p_.checkpoints.every == 0 && kOutput) {
           store_state(p_.checkpoints.states, p_.checkpoints.offset(range, next), 2);
@@ -172,18 +174,34 @@ class ForwardBlock {
     });
   }
 
-  // This thread's part of a state of fp32 in the workspace, the states of a block one after the other.
+  // States of slots in the workspace, each thread's part as it holds it. h becomes h decay + the slot's.
+  __device__ void load_workspace(int64_t slot, float decay) {
+    const float4* const states = workspace_state(slot);
+#pragma unroll
+    for (int i = 0; i < N / 8; ++i) {
+      const float4 other = __ldcg(states + i * device::kWarp);
+      h[i][0] = h[i][0] * decay + other.x, h[i][1] = h[i][1] * decay + other.y;
+      h[i][2] = h[i][2] * decay + other.z, h[i][3] = h[i][3] * decay + other.w;
+    }
+  }
+  __device__ void store_workspace(int64_t slot) {
+    float4* const states = workspace_state(slot);
+#pragma unroll
+    for (int i = 0; i < N / 8; ++i) {
+      states[i * device::kWarp] = make_float4(h[i][0], h[i][1], h[i][2], h[i][3]);
+    }
+  }
+
+  // The state as products leave it: lane 4 r + c has rows r and r + 8, states 8 i + 2 c and + 1.
+  float h[N / 8][4];
+  float piece_decay;  // of the state over what run() went through
+
+ private:
   __device__ float4* workspace_state(int64_t slot) const {
     return reinterpret_cast<float4*>(plan_.states) +
            (slot * (blockDim.x / device::kWarp) + warp_) * (N / 8) * device::kWarp + lane_;
   }
 
-  float h
-      [N / 8]
-      [4];  // the state as products leave it: lane 4 r + c has rows r, r + 8, states 8 i + 2 c, + 1
-  float piece_decay;  // of the state over what run() went through
-
- private:
   // Products by warpgroups, a unit each; a product for all tokens then. They read mix above its diagonal too.
   static constexpr bool kWarpgroups = device::kWarpgroupProducts && N >= 64;
   static constexpr int kTogether = kWarpgroups ? kChunk : 32;  // tokens of y held at a time
@@ -261,9 +279,9 @@ class ForwardBlock {
 #pragma unroll
         for (int q = 0; q < 2; ++q) {
           const int s = j * kBlock + 8 * q + 2 * c;
-          const float2 dt = *reinterpret_cast<const float2*>(&d.dt[s]);
           float values[4];
           if (i == j) {
+            const float2 dt = *reinterpret_cast<const float2*>(&d.dt[s]);
             const float2 other = *reinterpret_cast<const float2*>(&d.within[s]);
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
@@ -272,11 +290,11 @@ class ForwardBlock {
               values[e] = s + e % 2 <= t + e / 2 * 8 ? scores[q][e] * decay : 0.0f;
             }
           } else {
-            const float2 left = *reinterpret_cast<const float2*>(&d.left[s]);
-            const float from[2] = {device::exp2_approx(left.x) * dt.x,
-                                   device::exp2_approx(left.y) * dt.y};
+            const float2 to_end = *reinterpret_cast<const float2*>(&d.to_end[s]);
 #pragma unroll
-            for (int e = 0; e < 4; ++e) values[e] = scores[q][e] * reach[e / 2] * from[e % 2];
+            for (int e = 0; e < 4; ++e) {
+              values[e] = scores[q][e] * reach[e / 2] * (e % 2 ? to_end.y : to_end.x);
+            }
           }
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
@@ -307,25 +325,23 @@ class ForwardBlock {
     uint32_t x[kBlocks][4];
 #pragma unroll
     for (int first = 0; first < kChunk; first += kTogether) {
-      if (first >= tokens && first > 0) break;
       forget_derived(h);
       float y[kTogether / 8][4] = {};
       add_from_state(y, stage, first);
       if (first == 0) load_inputs(x, stage, row, token, tokens);
-      const Decays& d = decays(parity);
-#pragma unroll
-      for (int i = 0; i < kTogether / 8; ++i) {
-        const float2 decay = pair_of(d.from_start, first + 8 * i);
-        y[i][0] *= decay.x, y[i][1] *= decay.y, y[i][2] *= decay.x, y[i][3] *= decay.y;
-      }
+      weigh_outputs(y, x, decays(parity), first);
       add_from_tokens(y, x, first);
-      finish(y, x, stage, first);
+      // The state's products go on while the last y leave.
+      if (first + kTogether == kChunk) {
+        advance(x, stage, parity);
+        wait_for_products<1>();
+      }
+      finish(y, stage, first);
     }
     __syncwarp();
     move_rows(p_.y, access_.y, stage, row, token, tokens,
               [](auto& memory, auto& shared) { memory = shared; });
-    forget_derived(x);
-    advance(x, stage, parity);
+    wait_for_products<0>();
   }
 
   // x, and z into its place.
@@ -363,7 +379,7 @@ class ForwardBlock {
           device::warpgroup_mma<T, false>(y, state[i], device::swizzled_operand(C, 16, 1024));
         }
         device::end_products();
-        device::wait_for_products();
+        device::wait_for_products<0>();
       }
     } else {
       const MatrixPlace place(state_panel(), true);
@@ -381,7 +397,7 @@ class ForwardBlock {
     }
   }
 
-  // y += mix x
+  // y += mix x; products of warpgroups are only begun.
   __device__ void add_from_tokens(float (&y)[kTogether / 8][4], const uint32_t (&x)[kBlocks][4],
                                   int first) {
     const uint32_t tile = mix_ + unit_ * kMixBytes;
@@ -392,7 +408,6 @@ class ForwardBlock {
         device::warpgroup_mma<T, false>(y, x[j], device::swizzled_operand(tile + j * 32, 16, 1024));
       }
       device::end_products();
-      device::wait_for_products();
     } else {
       const MatrixPlace place(mix_panel(), true);
 #pragma unroll
@@ -409,23 +424,28 @@ class ForwardBlock {
     }
   }
 
-  // Skip and gate, then into the place of x.
-  __device__ void finish(float (&y)[kTogether / 8][4], const uint32_t (&x)[kBlocks][4], int stage,
-                         int first) {
+  // The decays of what the state gives, and the skip. A left operand of rows by tokens and y hold the same elements.
+  __device__ void weigh_outputs(float (&y)[kTogether / 8][4], const uint32_t (&x)[kBlocks][4],
+                                const Decays& d, int first) {
+#pragma unroll
+    for (int i = 0; i < kTogether / 8; ++i) {
+      const float2 decay = pair_of(d.from_start, first + 8 * i);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float2 own = device::unpack_pair<T>(x[first / kBlock + i / 2][i % 2 * 2 + half]);
+        y[i][2 * half] = y[i][2 * half] * decay.x + skip_[half] * own.x;
+        y[i][2 * half + 1] = y[i][2 * half + 1] * decay.y + skip_[half] * own.y;
+      }
+    }
+  }
+
+  // The gate, then y into the place of x.
+  __device__ void finish(float (&y)[kTogether / 8][4], int stage, int first) {
 #pragma unroll
     for (int block = 0; block < kTogether / kBlock; ++block) {
       const int j = first / kBlock + block;
       const uint32_t place = x_place(stage, j * kBlock);
-      // A left operand of rows by tokens and y hold the same elements.
       const auto own = [&](int i) -> float* { return &y[2 * block + i / 2][i % 2 * 2]; };
-      if (p_.D) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float2 pair = device::unpack_pair<T>(x[j][i]);
-          own(i)[0] += skip_[i % 2] * pair.x;
-          own(i)[1] += skip_[i % 2] * pair.y;
-        }
-      }
       if (p_.z) {
         uint32_t z[4];
         device::load_matrix_x4_transposed(z, place);
@@ -471,22 +491,25 @@ class ForwardBlock {
   }
 
   // h = decay h + x^T (weight B) over the chunk.
-  __device__ void advance(const uint32_t (&x)[kBlocks][4], int stage, int parity) {
-    const Decays& d = decays(parity);
-    const float whole = d.whole;
+  __device__ void advance(uint32_t (&x)[kBlocks][4], int stage, int parity) {
+    forget_derived(x);
+    const float whole = decays(parity).whole;
     piece_decay *= whole;
 #pragma unroll
     for (int i = 0; i < N / 8; ++i) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) h[i][e] *= whole;
     }
-    uint32_t weighted[kBlocks][4];
-    weigh(weighted, x, d, false);
-    add_to_state(weighted, stage);
-    if (split_) {
-      weigh(weighted, x, d, true);
-      add_to_state(weighted, stage);
-    }
+    add_to_state(x, stage, parity, false);
+    if (!split_) return;
+    wait_for_products<0>();
+    forget_derived(x);
+    add_to_state(x, stage, parity, true);
+  }
+
+  template <int Pending>
+  __device__ static void wait_for_products() {
+    if constexpr (kWarpgroups) device::wait_for_products<Pending>();
   }
 
   // x times its tokens' weights, rounded to T; or what the rounding left.
@@ -508,8 +531,10 @@ class ForwardBlock {
     }
   }
 
-  // h += x^T B
-  __device__ void add_to_state(const uint32_t (&x)[kBlocks][4], int stage) {
+  // h += x^T B; products of warpgroups are only begun.
+  __device__ void add_to_state(const uint32_t (&x)[kBlocks][4], int stage, int parity, bool rest) {
+    uint32_t weighted[kBlocks][4];
+    weigh(weighted, x, decays(parity), rest);
     if constexpr (kWarpgroups) {
       constexpr int kPart = N < 128 ? N : 128;  // states of a product
       device::begin_products();
@@ -519,12 +544,11 @@ class ForwardBlock {
 #pragma unroll
         for (int j = 0; j < kBlocks; ++j) {
           const uint32_t B = B_tile(stage) + part * kPart / 64 * kPanelBytes + j * kBlock * 128;
-          device::warpgroup_mma<T, true>(states, x[j],
+          device::warpgroup_mma<T, true>(states, weighted[j],
                                          device::swizzled_operand(B, kPanelBytes, 1024));
         }
       }
       device::end_products();
-      device::wait_for_products();
     } else {
       const MatrixPlace place(state_panel(), false);
 #pragma unroll
@@ -533,8 +557,8 @@ class ForwardBlock {
         for (int k = 0; k < N / 16; ++k) {
           uint32_t B[4];
           device::load_matrix_x4_transposed(B, states_at(B_tile(stage), place, j * kBlock, k));
-          device::mma_16x8x16<T>(h[2 * k], x[j], {B[0], B[1]});
-          device::mma_16x8x16<T>(h[2 * k + 1], x[j], {B[2], B[3]});
+          device::mma_16x8x16<T>(h[2 * k], weighted[j], {B[0], B[1]});
+          device::mma_16x8x16<T>(h[2 * k + 1], weighted[j], {B[2], B[3]});
         }
       }
     }
@@ -580,13 +604,66 @@ struct Piece {
   int64_t begin, end;  // chunks
 };
 
-// Chunks [at, end) of all columns in a row: the piece that starts there.
-__device__ inline Piece piece_at(int64_t at, int64_t end, int64_t chunks) {
-  const int64_t column = at / chunks, begin = at % chunks;
-  return {column, begin, min(chunks, begin + (end - at))};
+// The slots' pieces lie in a row, column after column.
+struct Slot {
+  int64_t chunks;      // of a column
+  int64_t begin, end;  // chunks of all columns
+
+  __device__ Slot(const ForwardParams& p, const CudaForwardPlan& plan, int64_t blocks)
+      : chunks(plan.slots > 0 ? (p.length + kChunk - 1) / kChunk : 1) {
+    const int64_t share = plan.slots > 0 ? plan.share : 1;
+    begin = blockIdx.x * share;
+    end = min(p.sequences.count() * blocks * chunks, begin + share);
+  }
+  __device__ Piece first() const {
+    return {begin / chunks, begin % chunks, min(chunks, begin % chunks + (end - begin))};
+  }
+  __device__ Piece last() const {
+    const int64_t column = (end - 1) / chunks;
+    return {column, max(int64_t{0}, begin - column * chunks), end - column * chunks};
+  }
+};
+
+// State of a piece that does not start its column: handed over by the slot before, or made of what the column's pieces
+// before it add.
+template <class Work>
+__device__ void load_piece_state(Work& work, const CudaForwardPlan& plan, int64_t first_slot) {
+  const int64_t slot = blockIdx.x;
+  if (plan.ready) {
+    if (threadIdx.x == 0) device::wait_for_flag(&plan.ready[slot - 1]);
+    __syncthreads();
+    work.load_state({}, 0, 1);
+    work.load_workspace(slot - 1, 0.0f);
+    return;
+  }
+  const int unit = threadIdx.x / (plan.warps * device::kWarp);
+  for (int64_t before = first_slot; before < slot; ++before) {
+    work.load_workspace(before, plan.decays[before * plan.units + unit]);
+  }
 }
 
-// Forward with y. Without slots a block for every column, else one for every slot.
+template <class Work>
+__device__ void run_piece(Work& work, const ForwardParams& p, const CudaForwardPlan& plan,
+                          const Slot& slot, const Piece& piece, int64_t blocks) {
+  const int64_t s = piece.column / blocks;
+  const UnitBlock block(p, piece.column % blocks, plan.units);
+  const Sequences::Range range = p.sequences.range(s);
+  work.enter(block);
+  work.load_state(p.initial_state, p.initial_state.offset(s), 1);
+  if (piece.begin > 0) load_piece_state(work, plan, piece.column * slot.chunks / plan.share);
+  const bool last = piece.end == slot.chunks;
+  work.run(block, range, piece.begin * kChunk, last ? range.length : piece.end * kChunk);
+  if (last) {
+    if (p.final_state) work.store_state(p.final_state, p.final_state.offset(s), 1);
+  } else if (plan.ready) {
+    work.store_workspace(blockIdx.x);
+    __syncthreads();
+    if (threadIdx.x == 0) device::set_flag(&plan.ready[blockIdx.x]);
+  }
+}
+
+// Forward with y. Without slots a block for every column, else one for every slot. A state that will be handed over is
+// made first; blocks start in order, so the one that waits for it waits for a block that runs already.
 template <class T, int N>
 __global__ void __launch_bounds__(kForwardThreads<N>, 1)
     forward_kernel(const __grid_constant__ ForwardParams p,
@@ -595,36 +672,12 @@ __global__ void __launch_bounds__(kForwardThreads<N>, 1)
                    int64_t blocks) {
   extern __shared__ __align__(1024) char memory[];
   ForwardBlock<T, N, true> work(p, plan, access, stages, split, memory);
-  const int64_t chunks = plan.slots > 0 ? (p.length + kChunk - 1) / kChunk : 1;
-  const int64_t share = plan.slots > 0 ? plan.share : 1;
-  const int64_t all = p.sequences.count() * blocks * chunks;
-  const int64_t end = min(all, (blockIdx.x + 1) * share);
-  for (int64_t at = blockIdx.x * share; at < end;) {
-    const Piece piece = piece_at(at, end, chunks);
-    const int64_t s = piece.column / blocks;
-    const UnitBlock block(p, piece.column % blocks, plan.units);
-    const Sequences::Range range = p.sequences.range(s);
-    work.enter(block);
-    work.load_state(p.initial_state, p.initial_state.offset(s), 1);
-    if (piece.begin > 0) {
-      // What the slots before this one add, from the column's start on.
-      for (int64_t slot = piece.column * chunks / share; slot < blockIdx.x; ++slot) {
-        const float decay =
-            plan.decays[slot * plan.units + threadIdx.x / (plan.warps * device::kWarp)];
-        const float4* const states = work.workspace_state(slot);
-#pragma unroll
-        for (int i = 0; i < N / 8; ++i) {
-          const float4 h = states[i * device::kWarp];
-          work.h[i][0] = work.h[i][0] * decay + h.x, work.h[i][1] = work.h[i][1] * decay + h.y;
-          work.h[i][2] = work.h[i][2] * decay + h.z, work.h[i][3] = work.h[i][3] * decay + h.w;
-        }
-      }
-    }
-    const bool last = piece.end == chunks;
-    const int64_t stop = last ? range.length : piece.end * kChunk;
-    work.run(block, range, piece.begin * kChunk, stop);
-    if (last && p.final_state) work.store_state(p.final_state, p.final_state.offset(s), 1);
-    at += piece.end - piece.begin;
+  Slot slot(p, plan, blocks);
+  const bool ahead = plan.ready && slot.end % slot.chunks != 0;
+  for (bool first = ahead; first || slot.begin < slot.end; first = false) {
+    const Piece piece = first ? slot.last() : slot.first();
+    run_piece(work, p, plan, slot, piece, blocks);
+    (first ? slot.end : slot.begin) += (first ? -1 : 1) * (piece.end - piece.begin);
   }
 }
 
@@ -637,28 +690,18 @@ __global__ void __launch_bounds__(kForwardThreads<N>, 1)
                   int64_t blocks) {
   extern __shared__ __align__(1024) char memory[];
   ForwardBlock<T, N, false> work(p, plan, access, stages, split, memory);
-  const int64_t chunks = (p.length + kChunk - 1) / kChunk;
-  const int64_t end = min(p.sequences.count() * blocks * chunks, (blockIdx.x + 1) * plan.share);
-  const int64_t column = (end - 1) / chunks;
-  const int64_t begin = max(blockIdx.x * plan.share, column * chunks);
-  if (end % chunks == 0) return;
-  const UnitBlock block(p, column % blocks, plan.units);
+  const Slot slot(p, plan, blocks);
+  const Piece piece = slot.last();
+  if (piece.end == slot.chunks) return;
+  const UnitBlock block(p, piece.column % blocks, plan.units);
   work.enter(block);
-#pragma unroll
-  for (int i = 0; i < N / 8; ++i) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) work.h[i][e] = 0.0f;
-  }
-  work.run(block, p.sequences.range(column / blocks), (begin - column * chunks) * kChunk,
-           (end - column * chunks) * kChunk);
-  float4* const states = work.workspace_state(blockIdx.x);
-#pragma unroll
-  for (int i = 0; i < N / 8; ++i) {
-    states[i * device::kWarp] = make_float4(work.h[i][0], work.h[i][1], work.h[i][2], work.h[i][3]);
-  }
-  if (threadIdx.x % (plan.warps * device::kWarp) == 0) {
-    plan.decays[blockIdx.x * plan.units + threadIdx.x / (plan.warps * device::kWarp)] =
-        work.piece_decay;
+  work.load_state({}, 0, 1);
+  work.run(block, p.sequences.range(piece.column / blocks), piece.begin * kChunk,
+           piece.end * kChunk);
+  work.store_workspace(blockIdx.x);
+  const int threads = plan.warps * device::kWarp;  // of a unit
+  if (threadIdx.x % threads == 0) {
+    plan.decays[blockIdx.x * plan.units + threadIdx.x / threads] = work.piece_decay;
   }
 }
 

@@ -24,7 +24,18 @@ bool moves_in_vectors(const Tensor& tensor) {
                                    : device::moves_in_vectors<4>(tensor);
 }
 
+constexpr int kFlagThreads = 256;
+
+__global__ void __launch_bounds__(kFlagThreads) clear_flags_kernel(int* flags, int64_t count) {
+  const int64_t i = blockIdx.x * int64_t{kFlagThreads} + threadIdx.x;
+  if (i < count) flags[i] = 0;
+}
+
 }  // namespace
+
+void clear_flags(const device::Launcher& launch, int* flags, int64_t count) {
+  launch(clear_flags_kernel, ceil_div(count, kFlagThreads), kFlagThreads, 0, flags, count);
+}
 
 void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* stream) {
   const device::Launcher launch(p.device, stream, Forward::name);
@@ -40,17 +51,16 @@ void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* str
 
 void cuda_step(const StepParams& p, void* stream) {
   const device::Launcher launch(p.device, stream, Step::name);
-  const int64_t units = row_units(p);
-  constexpr int64_t kUnits = kStepThreads / device::kWarp;
+  const auto units = static_cast<unsigned>(row_units(p));
+  const unsigned blocks = (units + kStepUnits - 1) / kStepUnits;  // of a sequence
   dispatch_float(p.x.type, [&](auto type) {
     dispatch_rows(p.states, [&](auto tag) {
       using T = typename decltype(type)::type;
       using S = typename decltype(tag)::type;
-      const int64_t blocks = ceil_div(p.batch * units, kUnits);
       const bool vectors = moves_in_vectors<S::kStates>(p.state) &&
                            moves_in_vectors<S::kStates>(p.B) && moves_in_vectors<S::kStates>(p.C);
-      launch(vectors ? step_kernel<T, S, true> : step_kernel<T, S, false>, blocks, kStepThreads, 0,
-             p, units);
+      launch(vectors ? step_kernel<T, S, true> : step_kernel<T, S, false>, p.batch * blocks,
+             kStepThreads, 0, p, units, blocks);
     });
   });
 }

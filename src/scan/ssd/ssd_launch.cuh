@@ -10,4 +10,6 @@ namespace hax::ssd {
 template <class T>
 void launch_forward(const device::Launcher&, const ForwardParams&, const CudaForwardPlan&);
 
+void clear_flags(const device::Launcher&, int* flags, int64_t count);
+
 }  // namespace hax::ssd

@@ -23,7 +23,9 @@ void launch_chunks(const device::Launcher& launch, const ForwardParams& p,
   const auto stages = [&](bool output) {
     return forward_memory(N, 2, plan.units, plan.warps, output) <= launch.shared_memory() ? 2 : 1;
   };
-  if (plan.slots > 0) {
+  if (plan.ready) {
+    clear_flags(launch, plan.ready, plan.slots);
+  } else if (plan.slots > 0) {
     const int count = stages(false);
     launch(pieces_kernel<T, N>, plan.slots, threads,
            forward_memory(N, count, plan.units, plan.warps, false), p, plan, access, count, split,

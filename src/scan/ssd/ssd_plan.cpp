@@ -40,7 +40,11 @@ CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) 
   }
   const int64_t rows = plan.units * plan.warps * kTileRows;
   plan.states = workspace.take<float>(plan.slots * rows * padded_states(p.states));
-  plan.decays = workspace.take<float>(plan.slots * plan.units);
+  if (plan.slots > 0 && plan.share >= chunks) {
+    plan.ready = workspace.take<int>(plan.slots);
+  } else {
+    plan.decays = workspace.take<float>(plan.slots * plan.units);
+  }
   return plan;
 }
 
