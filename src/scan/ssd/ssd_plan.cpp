@@ -18,6 +18,8 @@ ScanForwardPlan plan_forward(const Inputs& in, int64_t sequences, const Context&
   return plan;
 }
 
+}  // namespace
+
 CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) {
   // Multiprocessors of the GPUs this was measured on, and how many columns each of them should at least have one after
   // the other for the last ones not to matter.
@@ -48,8 +50,6 @@ CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) 
   }
   return plan;
 }
-
-}  // namespace
 
 ForwardPlan Forward::plan(const ForwardParams& p, const Context& context, Workspace& workspace) {
   if (use_cuda(p.device, name)) return {.cpu = {}, .cuda = plan_cuda_forward(p, workspace)};
