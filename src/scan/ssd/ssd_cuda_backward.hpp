@@ -61,7 +61,8 @@ struct CudaBackwardPlan {
   Tensor y;  // y before the gate, where dz needs it, which forward makes
   CudaForwardPlan forward;
   float* steps;  // (chunks, H, 3, tokens): dt, sum of dt A log2(e) up to each token as a sum of two
-  float* decays;  // (chunks, H, 4): of the state over the chunk, forwards and back; two are unused
+  float*
+      decays;  // (chunks, H, 4): of the state over the chunk, forwards and back; then A, and D where it is (H)
   void*
       weights;  // (2, chunks, H, tokens), T: of tokens in the chunk's last state, in its first gradient
   void*

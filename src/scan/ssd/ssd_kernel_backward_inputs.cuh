@@ -156,8 +156,8 @@ class InputTile {
             ((plan_.chunks.count + chunk.place) * units + block_.first + i) * S::kStateSize);
   }
   __device__ void fetch_steps_of(int i) {
-    fetch_steps<S>(Team<device::kWarp>{lane_}, shared_.steps[i % 3], p_, plan_, block_.chunk.place,
-                   unit(i).head);
+    fetch_steps<S>(Team<device::kWarp>{lane_}, shared_.steps[i % 3], plan_,
+                   block_.chunk.place * p_.heads + unit(i).head);
   }
 
   // By the last threads, which have the shortest products of mix.
@@ -168,7 +168,7 @@ class InputTile {
     const float* const steps = shared_.steps[i % 3].values;
     const Unit at = unit(i);
     if (p_.D && t < at.width) {
-      to.D[t] = p_.D.ndim == 2 ? *p_.D.at<float>(at.head, at.first + t) : *p_.D.at<float>(at.head);
+      to.D[t] = p_.D.ndim == 2 ? *p_.D.at<float>(at.head, at.first + t) : shared_.steps[i % 3].D();
     }
     const float to_end = device::exp2_approx(exponent<S>(steps, Q - 1, t));
     to.to_end_fp32[t] = to_end;
@@ -178,6 +178,7 @@ class InputTile {
   // Two barriers.
   __device__ void handle(int i) {
     const Stage& stage = shared_.units.stages[i % 2];
+    forget_derived();
     for_blocks([&](int b) {
       if (mix_row_[b] == mix_column_[b]) {
         gradients_of_block<true>(stage, i, b);
@@ -221,6 +222,14 @@ class InputTile {
       while ((band + 1) * (band + 2) / 2 <= index) ++band;
       mix_row_[b] = 16 * band;
       mix_column_[b] = 16 * (index - band * (band + 1) / 2);
+    }
+  }
+  // Lets the compiler keep no addresses that follow from the blocks' places from unit to unit: it would run out of
+  // registers.
+  __device__ void forget_derived() {
+#pragma unroll
+    for (int b = 0; b < G::kBlocksPerWarp; ++b) {
+      asm volatile("" : "+r"(mix_row_[b]), "+r"(mix_column_[b]));
     }
   }
   // Calls f(b) for the warp's blocks.
@@ -407,7 +416,8 @@ class InputTile {
     }
 #pragma unroll
     for (int k = 0; k < K; ++k) later[k] += earlier[k];
-    store_step_gradients<S>(p_, plan_, 0, block_.chunk.place, unit(i), later, direct, dt, lane_);
+    store_step_gradients<S>(p_, plan_, 0, block_.chunk.place, unit(i), later, direct,
+                            shared_.steps[i % 3], lane_);
     if (p_.dD) store_skip_gradient(i);
   }
 

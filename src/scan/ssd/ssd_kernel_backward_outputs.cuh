@@ -74,7 +74,10 @@ class OutputTile {
     for (int i = 0; i < count_; ++i) {
       device::wait_for_copies<0>();
       __syncthreads();
-      if (i + 1 < count_) fetch_unit(i + 1);
+      if (i + 1 < count_) {
+        fetch_unit(i + 1);
+        expect_reads(state(1, i + 1));
+      }
       if (finishes()) {
         if (i > 0) finish(i - 1);
         __syncwarp();
@@ -120,9 +123,16 @@ class OutputTile {
                          block_.chunk.token(), block_.chunk.tokens, unit(i));
     fetch_compact<S::kWidth, S::kStates, S::kStateRow>(team_, stage.h, state(0, i));
   }
+  // dh of a unit, which is read straight into registers, to the L2 cache.
+  __device__ void expect_reads(const T* dh) const {
+    constexpr int kLine = 128 / sizeof(T);
+    for (int i = threadIdx.x * kLine; i < S::kStateSize; i += kThreads * kLine) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(dh + i));
+    }
+  }
   __device__ void fetch_steps_of(int i) {
-    fetch_steps<S>(Team<device::kWarp>{lane_}, shared_.steps[i % 3], p_, plan_, block_.chunk.place,
-                   unit(i).head);
+    fetch_steps<S>(Team<device::kWarp>{lane_}, shared_.steps[i % 3], plan_,
+                   block_.chunk.place * p_.heads + unit(i).head);
   }
 
   __device__ void weigh(int i) {
@@ -225,7 +235,7 @@ class OutputTile {
 #pragma unroll
     for (int k = 0; k < K; ++k) dexponent[k] += through;
     store_step_gradients<S>(p_, plan_, 1, block_.chunk.place, unit(i), dexponent, direct,
-                            shared_.steps[i % 3].values, lane_);
+                            shared_.steps[i % 3], lane_);
   }
 
   Shared& shared_;

@@ -113,8 +113,9 @@ __device__ void scan_steps(const BackwardParams& p, const CudaBackwardPlan& plan
   device::store_packed<T, K>(weights, to_end);
   device::store_packed<T, K>(weights + plan.chunks.count * p.heads * S::kTokens, from_start);
   if (lane == (start == 0 ? 0 : (start - 1) / K)) {
-    plan.decays[at * 4] = fading;
-    plan.decays[at * 4 + 1] = whole;
+    const float D = p.D.ndim == 1 ? *p.D.at<float>(head) : 0.0f;
+    const float row[] = {fading, whole, *p.A.at<float>(head), D};
+    device::store_packed<float, 4>(plan.decays + at * 4, row);
   }
 }
 

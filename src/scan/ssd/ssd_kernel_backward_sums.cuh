@@ -88,23 +88,39 @@ __device__ void sum_earlier(float (&values)[Count], int lane) {
   }
 }
 
+// A unit's dt and exponents, and its head's row of CudaBackwardPlan::decays.
+template <class S>
+struct StepRows {
+  static constexpr int kCount = (S::kExact ? 3 : 2) * S::kTokens;
+  float values[kCount];
+  float head[4];
+  __device__ float A() const { return head[2]; }
+  __device__ float D() const { return head[3]; }
+};
+
+template <class S>
+__device__ void fetch_steps(Team<device::kWarp> team, StepRows<S>& to, const CudaBackwardPlan& plan,
+                            int64_t at) {
+  fetch_bytes(team, to.values, plan.steps + at * 3 * S::kTokens, sizeof(to.values));
+  fetch_bytes(team, to.head, plan.decays + at * 4, sizeof(to.head));
+}
+
 // Leaves a part of the gradients of dt and A: dexponent of each token's dt A, direct of its dt elsewhere.
 template <class S>
 __device__ void store_step_gradients(const BackwardParams& p, const CudaBackwardPlan& plan,
                                      int part, int64_t place, const Unit& unit,
                                      const float (&dexponent)[LaneTokens<S>::kCount],
-                                     const float (&direct)[LaneTokens<S>::kCount], const float* dt,
-                                     int lane) {
+                                     const float (&direct)[LaneTokens<S>::kCount],
+                                     const StepRows<S>& steps, int lane) {
   constexpr int K = LaneTokens<S>::kCount;
-  const float A = *p.A.at<float>(unit.head);
   const int64_t row = part * plan.slices + unit.slice(S::kWidth);
   float* const to =
       plan.step_sums + ((row * plan.chunks.count + place) * p.heads + unit.head) * S::kTokens;
   float sums[K], dA = 0.0f;
 #pragma unroll
   for (int i = 0; i < K; ++i) {
-    sums[i] = A * dexponent[i] + direct[i];
-    dA += dexponent[i] * dt[lane * K + i];
+    sums[i] = steps.A() * dexponent[i] + direct[i];
+    dA += dexponent[i] * steps.values[lane * K + i];
   }
   device::store_packed<float, K>(to + lane * K, sums);
   dA = device::warp_sum(dA);
@@ -123,18 +139,6 @@ __device__ float exponent(const float* steps, int t, int s) {
     difference += low[t] - (s < 0 ? 0.0f : low[s]);
   }
   return difference;
-}
-
-// A place for dt and exponents of a unit.
-template <class S>
-struct StepRows {
-  float values[(S::kExact ? 3 : 2) * S::kTokens];
-};
-
-template <class S>
-__device__ void fetch_steps(Team<device::kWarp> team, StepRows<S>& to, const BackwardParams& p,
-                            const CudaBackwardPlan& plan, int64_t place, int64_t head) {
-  fetch_bytes(team, to.values, plan.steps + (place * p.heads + head) * 3 * S::kTokens, sizeof(to));
 }
 
 // Rows of B, C and the like of a chunk.
