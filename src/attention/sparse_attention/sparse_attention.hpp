@@ -125,6 +125,7 @@ inline constexpr int kTileKeys = 64;
 CudaPath choose_cuda_path(const Problem&);
 CudaIndices plan_cuda_indices(const Problem&, const CudaPath&, Workspace&);
 CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
+CudaForwardPlan plan_cuda_forward(const ForwardParams&, Workspace&);
 void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
 void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 

@@ -60,9 +60,13 @@ HAX_EVERYWHERE TileRange find_tile(const Sequences& sequences, Tiling tiling, in
 inline constexpr int64_t kBinEnds = 16;
 // Key selection: the keys of so many neighbours share one latest eviction, ...
 inline constexpr int64_t kChunkKeys = 256;
-// ... so many queries one list, and a list has room for so many keys.
+// ... and so many queries one list of keys; the last stretch of a sequence is longer rather than shorter.
 inline constexpr int64_t kListQueries = 2048;
-inline constexpr int64_t kListCapacity = 4096;
+static_assert(kListQueries >= kDenseLength);  // shorter sequences have no lists
+// A list has room for so many keys a query.
+inline constexpr int64_t kListKeysPerQuery = 2;
+// Sequences with at most so many selected keys in all meet them in the order of the LSH ranges too.
+inline constexpr int32_t kFewSelected = 1024;
 
 // A key that some query of a list's stretch attends by key selection.
 struct SelectedKey {
@@ -85,14 +89,22 @@ struct CudaIndices {
   int32_t* longest_range = nullptr;
   // Any. (B Hq, L): during preparation the query's place within its bin; afterwards free.
   int32_t* per_query = nullptr;
-  // Key selection. (B Hk, places(kChunkKeys)): latest eviction in the chunk of those keys that were ever selected,
-  // otherwise 0.
+};
+
+// Forward's lists of selected keys; they ascend by key.
+struct CudaLists {
+  // (B Hk, places(kChunkKeys)): the latest eviction in the chunk of those keys that were ever selected, otherwise 0.
   int32_t* chunk_eviction = nullptr;
-  // Key selection. (B Hk, places(kListQueries)): length of each list; above its capacity the list is incomplete
-  // and must not be used. Lists ascend by key.
-  int32_t* list_length = nullptr;
-  SelectedKey* lists = nullptr;  // (B Hk, places(kListQueries), list capacity)
-  int64_t list_capacity = 0;
+  // (B Hk, places(kListQueries)): keys of the stretch's list, and those of them before the stretch; above its
+  // capacity the list is incomplete and must not be used.
+  int32_t* length = nullptr;
+  int32_t* older = nullptr;
+  // (B Hk, kListKeysPerQuery L): the lists, each in its stretch's part.
+  SelectedKey* lists = nullptr;
+  // (B Hk, sequences): how many keys are ever selected; above kFewSelected it may be any such number.
+  int32_t* selected_count = nullptr;
+  // (B Hk, L): all of them where they are few, from the sequence's start on.
+  SelectedKey* selected = nullptr;
 };
 
 // What a call prepares, by the pattern and by shapes.
@@ -100,6 +112,7 @@ struct CudaPath {
   bool lsh;     // looks up keys by LSH
   bool select;  // attends by key selection
   bool others;  // attends by more than LSH
+  bool hax;     // by LSH and key selection, and nothing else
   bool dense;   // some sequence may be short enough for dense tiles
   bool sparse;  // some may be too long
 };
@@ -107,6 +120,7 @@ struct CudaPath {
 struct CudaForwardPlan {
   CudaPath path;
   CudaIndices indices;
+  CudaLists lists;
   bool vectors_q, vectors_k, vectors_v, vectors_o;  // rows move 16 bytes at a time
 };
 

@@ -12,6 +12,7 @@ CudaPath choose_cuda_path(const Problem& p) {
   path.lsh = !full && pattern.has(HAX_PATTERN_LSH);
   path.select = !full && pattern.has(HAX_PATTERN_KEY_SELECTION);
   path.others = pattern.bits != HAX_PATTERN_LSH;
+  path.hax = pattern.bits == (HAX_PATTERN_LSH | HAX_PATTERN_KEY_SELECTION);
   path.sparse = p.sequences.length > kDenseLength;
   path.dense = (path.lsh || path.select) && (p.sequences.packed() || !path.sparse);
   return path;
@@ -34,16 +35,33 @@ CudaIndices plan_cuda_indices(const Problem& p, const CudaPath& path, Workspace&
       indices.per_query = workspace.take<int32_t>(query_rows * length);
     }
   }
-  if (path.select && path.sparse) {
-    const Tiling lists{kListQueries};
-    indices.chunk_eviction =
-        workspace.take<int32_t>(key_rows * Tiling{kChunkKeys}.places(sequences));
-    indices.list_length = workspace.take<int32_t>(key_rows * lists.places(sequences));
-    indices.list_capacity = std::min(kListCapacity, length);
-    indices.lists =
-        workspace.take<SelectedKey>(key_rows * lists.places(sequences) * indices.list_capacity);
-  }
   return indices;
+}
+
+CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) {
+  const Sequences& sequences = p.sequences;
+  const int64_t query_rows = sequences.batch * p.q_heads;
+  const int64_t key_rows = sequences.batch * p.k_heads;
+  const int64_t length = sequences.length;
+  CudaForwardPlan plan = {};
+  plan.path = choose_cuda_path(p);
+  plan.indices = plan_cuda_indices(p, plan.path, workspace);
+  if (plan.path.lsh && !plan.path.sparse) {
+    plan.indices.query_order = workspace.take<int32_t>(query_rows * length);
+  }
+  if (plan.path.select && plan.path.sparse) {
+    const int64_t stretches = key_rows * Tiling{kListQueries}.places(sequences);
+    plan.lists.chunk_eviction =
+        workspace.take<int32_t>(key_rows * Tiling{kChunkKeys}.places(sequences));
+    plan.lists.length = workspace.take<int32_t>(stretches);
+    plan.lists.older = workspace.take<int32_t>(stretches);
+    plan.lists.lists = workspace.take<SelectedKey>(key_rows * kListKeysPerQuery * length);
+  }
+  if (plan.path.hax) {
+    plan.lists.selected_count = workspace.take<int32_t>(key_rows * sequences.count());
+    plan.lists.selected = workspace.take<SelectedKey>(key_rows * length);
+  }
+  return plan;
 }
 
 }  // namespace hax::sparse_attention

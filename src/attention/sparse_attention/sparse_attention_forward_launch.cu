@@ -6,7 +6,7 @@ namespace hax::sparse_attention {
 void cuda_forward(const ForwardParams& p, const CudaForwardPlan& planned, void* stream) {
   const device::Launcher launch(p.device, stream, Forward::name);
   const CudaPath& path = planned.path;
-  prepare_cuda_indices(p, planned.indices, launch);
+  prepare_cuda_forward(p, planned, launch);
   dispatch_float(p.q.type, [&](auto type) {
     using T = typename decltype(type)::type;
     constexpr int V = device::kVectorElements<T>;
@@ -15,8 +15,8 @@ void cuda_forward(const ForwardParams& p, const CudaForwardPlan& planned, void* 
     plan.vectors_k = device::moves_in_vectors<V>(p.k);
     plan.vectors_v = device::moves_in_vectors<V>(p.v);
     plan.vectors_o = device::moves_in_vectors<V>(p.o);
-    if (path.lsh && path.sparse) launch_forward<T>(p, plan, true, launch);
-    if (path.others || path.dense) launch_forward<T>(p, plan, false, launch);
+    if (path.lsh) launch_forward<T>(p, plan, true, launch);
+    if (path.others && (!path.lsh || path.sparse)) launch_forward<T>(p, plan, false, launch);
   });
 }
 

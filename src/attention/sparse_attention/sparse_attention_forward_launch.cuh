@@ -1,22 +1,39 @@
 // Launches of the forward kernel for one type.
 #pragma once
 
+#include <iterator>
+
 #include "attention/sparse_attention/sparse_attention_kernel_forward.cuh"
 #include "core/dispatch.hpp"
 #include "device/launch.cuh"
 
 namespace hax::sparse_attention {
 
-template <class T>
+// Widths that there are kernels for, the narrowest first; fp32 has only some of them.
+struct ForwardWidths {
+  int qk, v;
+  bool fp32;
+};
+inline constexpr ForwardWidths kForwardWidths[] = {
+    {32, 64, false},  {64, 64, true},   {32, 128, false}, {64, 128, false},
+    {128, 128, true}, {32, 256, false}, {256, 256, true},
+};
+
+template <class T, int at = 0>
 void launch_forward(const ForwardParams& p, const CudaForwardPlan& plan, bool bucket_order,
                     const device::Launcher& launch) {
-  const int64_t width = p.d_v <= 64 ? 64 : p.d_v <= 128 ? 128 : 256;
-  const int64_t blocks = p.sequences.batch * p.q_heads * Tiling{kTileTokens}.places(p.sequences);
-  dispatch_value<64, 128, 256>(width, [&](auto w) {
-    using Shape = ForwardShape<T, w.value>;
-    launch(forward_kernel<Shape>, blocks, kForwardThreads,
-           static_cast<size_t>(forward_shared_bytes<Shape>(p.d_qk)), p, plan, bucket_order);
-  });
+  constexpr ForwardWidths widths = kForwardWidths[at];
+  constexpr bool last = at + 1 == std::size(kForwardWidths);
+  if constexpr (sizeof(T) == 2 || widths.fp32) {
+    if (last || (p.d_qk <= widths.qk && p.d_v <= widths.v)) {
+      using Shape = ForwardShape<T, widths.qk, widths.v>;
+      const int64_t blocks =
+          p.sequences.batch * p.q_heads * Tiling{kTileTokens}.places(p.sequences);
+      return launch(forward_kernel<Shape>, blocks, kForwardThreads, kForwardSharedSize<Shape>, p,
+                    plan, bucket_order);
+    }
+  }
+  if constexpr (!last) launch_forward<T, at + 1>(p, plan, bucket_order, launch);
 }
 
 extern template void launch_forward<float>(const ForwardParams&, const CudaForwardPlan&, bool,

@@ -43,14 +43,13 @@ struct WarpProducts {
   // Keys that a product over keys takes at a time.
   static constexpr int kDepth = 16;
 
-  // scores += queries keys^T over `width` columns, a multiple of 16. queries: the warp's first row.
-  template <int B>
-  __device__ static void scores(float (&s)[B][4], const T* queries, const T* keys, int stride,
-                                int width, int lane) {
+  // scores += queries keys^T over kColumns columns, a multiple of 16. queries: the warp's first row.
+  template <int kColumns, int stride, int B>
+  __device__ static void scores(float (&s)[B][4], const T* queries, const T* keys, int lane) {
     const T* a_row = queries + (lane % 16) * stride + lane / 16 * 8;
     const T* b_row = keys + (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 8;
-#pragma unroll 2
-    for (int k = 0; k < width; k += 16) {
+#pragma unroll
+    for (int k = 0; k < kColumns; k += 16) {
       uint32_t a[4];
       device::load_matrix_x4(a, a_row + k);
 #pragma unroll
@@ -73,9 +72,9 @@ struct WarpProducts {
   }
 
   // out += p values.
-  template <int B, int C>
+  template <int stride, int B, int C>
   __device__ static void outputs(float (&out)[C][4], const float (&p)[B][4], const T* values,
-                                 int stride, int lane) {
+                                 int lane) {
     const T* b_row = values + (lane % 16) * stride + lane / 16 * 8;
 #pragma unroll
     for (int k = 0; k < B / 2; ++k) {
@@ -92,9 +91,9 @@ struct WarpProducts {
   }
 
   // The same where some values aren't finite, which must not reach rows whose probability is 0.
-  template <int B, int C>
+  template <int stride, int B, int C>
   __device__ static void outputs_with_infinities(float (&out)[C][4], const float (&p)[B][4],
-                                                 const T* values, int stride, int lane) {
+                                                 const T* values, int lane) {
     const T* b_row = values + (lane % 16) * stride + lane / 16 * 8;
     float chosen[B][4];
     mark_chosen(chosen, p);
@@ -164,12 +163,13 @@ struct WarpProducts<float> {
     device::mma_16x8x8_tf32(d, a_high, b_high);
   }
 
-  template <int B>
+  template <int kColumns, int stride, int B>
   __device__ static void scores(float (&s)[B][4], const float* queries, const float* keys,
-                                int stride, int width, int lane) {
+                                int lane) {
     const float* a_row = queries + lane / 4 * stride + lane % 4;
     const float* b_row = keys + lane / 4 * stride + lane % 4;
-    for (int k = 0; k < width; k += 8) {
+#pragma unroll 4
+    for (int k = 0; k < kColumns; k += 8) {
       const float a[4] = {a_row[k], a_row[k + 8 * stride], a_row[k + 4], a_row[k + 4 + 8 * stride]};
 #pragma unroll
       for (int n = 0; n < B; ++n) {
@@ -177,14 +177,14 @@ struct WarpProducts<float> {
         multiply(s[n], a, {b[0], b[4]});
       }
     }
-    recompute_infinities(s, queries, keys, stride, width, lane);
+    recompute_infinities(s, queries, keys, stride, kColumns, lane);
   }
 
   // The order of the keys in a product is free: the operand's columns c and c + 4 stand for keys 2c and 2c + 1, which
   // is how probabilities lie.
-  template <int B, int C>
+  template <int stride, int B, int C>
   __device__ static void outputs(float (&out)[C][4], const float (&p)[B][4], const float* values,
-                                 int stride, int lane) {
+                                 int lane) {
     const float* b_row = values + lane % 4 * 2 * stride + lane / 4;
 #pragma unroll
     for (int k = 0; k < B; ++k) {
@@ -197,9 +197,9 @@ struct WarpProducts<float> {
     }
   }
 
-  template <int B, int C>
+  template <int stride, int B, int C>
   __device__ static void outputs_with_infinities(float (&out)[C][4], const float (&p)[B][4],
-                                                 const float* values, int stride, int lane) {
+                                                 const float* values, int lane) {
     const float* b_row = values + lane % 4 * 2 * stride + lane / 4;
     float chosen[B][4];
     mark_chosen(chosen, p);

@@ -23,11 +23,11 @@ struct Query {
   int32_t begin = 0, end = 0;  // its keys in key_order
 };
 
-// How own and lsh make up the selection.
+// Which pairs a step of keys selects; each key counts once.
 enum class Rule {
-  own,          // no LSH
-  either,       // both at once
-  own_not_lsh,  // those of lsh are done already
+  own,
+  lsh,
+  own_not_lsh,  // own ones that lsh doesn't select
 };
 
 // Without branches.
@@ -37,7 +37,7 @@ __device__ bool selects(const Query& query, const Key& key) {
   if constexpr (rule == Rule::own) return own;
   const bool lsh = static_cast<uint32_t>(key.rank - query.begin) <
                    static_cast<uint32_t>(query.end - query.begin);
-  if constexpr (rule == Rule::either) return own | (lsh & (key.position <= query.position));
+  if constexpr (rule == Rule::lsh) return lsh & (key.position <= query.position);
   return own & !lsh;
 }
 
@@ -54,12 +54,15 @@ struct PatternView {
   int64_t order_stride = 0, eviction_stride = 0;
   int32_t length;
   bool full;
+  bool uniform;  // every key's span is the window
   int32_t sink;
   uint32_t window, dilation;  // 0 without
 
   __device__ PatternView(const Pattern& p, const Sequences::Range& range, int64_t k_head)
       : length(static_cast<int32_t>(range.length)),
         full(p.has(HAX_PATTERN_FULL)),
+        uniform(!p.has(HAX_PATTERN_FULL | HAX_PATTERN_SINK | HAX_PATTERN_DILATED |
+                       HAX_PATTERN_KEY_SELECTION)),
         sink(static_cast<int32_t>(p.sink)),
         window(static_cast<uint32_t>(p.window)),
         dilation(static_cast<uint32_t>(p.dilation)) {
@@ -82,8 +85,9 @@ struct PatternView {
     const int32_t evicted = clamp_index(__ldg(eviction + j * eviction_stride), length);
     return evicted > j ? static_cast<uint32_t>(evicted - j) : 0;
   }
-  __device__ uint32_t span(int32_t j, uint32_t lifetime) const {
-    return endless(j) ? kEndless : max(window, lifetime);
+  __device__ uint32_t span(int32_t j) const {
+    if (uniform) return window;
+    return endless(j) ? kEndless : max(window, life(j));
   }
   // Where the queries end that attend key j apart from LSH; at or before j if there are none.
   __device__ int32_t reach(int32_t j) const {
@@ -106,23 +110,58 @@ __device__ inline Query read_query(const Pattern& p, const Sequences::Range& ran
   return q;
 }
 
-// The selected keys that a tile's queries may attend; null where the list has no room for them.
+// Some of a sequence's selected keys; null where there is no such list.
 struct SelectionList {
   const SelectedKey* keys = nullptr;
   int32_t length = 0;
 };
 
-// key_row: b * Hk + key head.
-__device__ inline SelectionList find_list(const CudaIndices& indices, const Sequences& sequences,
+// A sequence's stretch of queries that share a list.
+struct Stretch {
+  int64_t place;        // among those of a row
+  int64_t first, last;  // counted from the sequence's start
+
+  __device__ Stretch(const Sequences& sequences, const Sequences::Range& range, int64_t s,
+                     int64_t number)
+      : place(Tiling{kListQueries}.first_place(sequences, s, range.begin) + number),
+        first(number * kListQueries),
+        last((number + 2) * kListQueries > range.length ? range.length
+                                                        : (number + 1) * kListQueries) {}
+  __device__ int64_t capacity() const { return kListKeysPerQuery * (last - first); }
+};
+__device__ inline int64_t count_stretches(int64_t length) {
+  return length < kListQueries ? 1 : length / kListQueries;
+}
+
+// Where the list of a stretch of a sequence begins. key_row: b * Hk + key head.
+__device__ inline SelectedKey* list_of(const CudaLists& lists, const Sequences& sequences,
+                                       const Sequences::Range& range, const Stretch& stretch,
+                                       int64_t key_row) {
+  return lists.lists +
+         kListKeysPerQuery * (key_row * sequences.length + range.begin + stretch.first);
+}
+
+// The selected keys that a tile's queries may attend.
+__device__ inline SelectionList find_list(const CudaLists& lists, const Sequences& sequences,
                                           const TileRange& tile, int64_t key_row) {
-  if (!indices.lists) return {};
-  const Tiling tiling{kListQueries};
-  const int64_t place = key_row * tiling.places(sequences) +
-                        tiling.first_place(sequences, tile.s, tile.range.begin) +
-                        tile.first / kListQueries;
-  const int32_t length = indices.list_length[place];
-  if (length > indices.list_capacity) return {};
-  return {indices.lists + place * indices.list_capacity, length};
+  if (!lists.lists || tile.range.length <= kDenseLength) return {};
+  const Stretch stretch(sequences, tile.range, tile.s,
+                        min(tile.first / kListQueries, count_stretches(tile.range.length) - 1));
+  const int32_t length =
+      lists.length[key_row * Tiling{kListQueries}.places(sequences) + stretch.place];
+  if (length > stretch.capacity()) return {};
+  return {list_of(lists, sequences, tile.range, stretch, key_row), length};
+}
+
+// All selected keys of a sequence if they are few.
+__device__ inline SelectionList find_few_selected(const CudaLists& lists,
+                                                  const Sequences& sequences, const TileRange& tile,
+                                                  int64_t key_row) {
+  if (!lists.selected) return {};
+  const int64_t s = sequences.packed() ? key_row * sequences.count() + tile.s : key_row;
+  const int32_t count = lists.selected_count[s];
+  if (count > kFewSelected) return {};
+  return {lists.selected + key_row * sequences.length + tile.range.begin, count};
 }
 
 }  // namespace hax::sparse_attention

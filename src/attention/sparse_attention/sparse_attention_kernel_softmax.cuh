@@ -17,6 +17,9 @@ __device__ inline float above_infinity(float x) {
 }
 
 struct RunningSoftmax {
+  static constexpr float kSlack = 8.0f;
+
+  // Base of each row: at most kSlack below its maximum.
   float maximum[2] = {-INFINITY, -INFINITY};
   float sum[2] = {0.0f, 0.0f};  // this lane's share
 
@@ -37,10 +40,14 @@ struct RunningSoftmax {
       for (int n = 0; n < B; ++n) high = fmaxf(high, fmaxf(s[n][2 * row], s[n][2 * row + 1]));
       high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
       high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2));
-      high = fmaxf(high, maximum[row]);
-      const float base = high == -INFINITY ? 0.0f : high;
-      correction[row] = device::exp2_approx(maximum[row] - base);
-      maximum[row] = high;
+      // The base follows the maximum only where it has to: factors of 2^kSlack do no harm, and most steps then leave
+      // the outputs as they are.
+      correction[row] = 1.0f;
+      if (!(high <= maximum[row] + kSlack)) {
+        correction[row] = device::exp2_approx(maximum[row] - high);
+        maximum[row] = high;
+      }
+      const float base = maximum[row] == -INFINITY ? 0.0f : maximum[row];
       float total = 0.0f;
 #pragma unroll
       for (int n = 0; n < B; ++n) {

@@ -21,8 +21,8 @@ struct Coverage {
     if (key.position < 0 || key.position > b.last) return;
     const auto ago = [&](int32_t i) { return static_cast<uint32_t>(max(i - key.position, 0)); };
     some = (ago(b.first) < key.span) |
-           ((rule == Rule::either) & (key.rank >= b.begin) & (key.rank < b.end));
-    all = rule != Rule::own_not_lsh && key.position <= b.first && ago(b.last) < key.span;
+           ((rule == Rule::lsh) & (key.rank >= b.begin) & (key.rank < b.end));
+    all = rule == Rule::own && key.position <= b.first && ago(b.last) < key.span;
   }
 };
 
@@ -57,6 +57,7 @@ enum class Source {
 // Keys by position, number among the dilated ones, entry of the list or of key_order.
 struct Segment {
   Source source;
+  Rule rule;
   int32_t begin, end;
 };
 
@@ -69,21 +70,21 @@ struct WalkPlan {
   const SelectedKey* list;  // of Source::list, whose keys count only in [list_begin, list_end)
   int32_t list_begin, list_end;
 
-  __device__ void add(Source source, int64_t begin, int64_t end) {
+  __device__ void add(Source source, Rule rule, int64_t begin, int64_t end) {
     if (begin < end) {
-      segments[count++] = {source, static_cast<int32_t>(begin), static_cast<int32_t>(end)};
+      segments[count++] = {source, rule, static_cast<int32_t>(begin), static_cast<int32_t>(end)};
     }
   }
   // Dilated keys in [begin, end): number x is key x d + d - 1.
-  __device__ void add_dilated(int64_t begin, int64_t end, int64_t d) {
-    add(Source::dilated, begin / d, end / d);
+  __device__ void add_dilated(Rule rule, int64_t begin, int64_t end, int64_t d) {
+    add(Source::dilated, rule, begin / d, end / d);
   }
   // Keys of the list in [begin, end), without dilated ones.
-  __device__ void add_list(const SelectionList& selected, int64_t begin, int64_t end) {
+  __device__ void add_list(Rule rule, const SelectionList& selected, int64_t begin, int64_t end) {
     list = selected.keys;
     list_begin = static_cast<int32_t>(begin);
     list_end = static_cast<int32_t>(end);
-    add(Source::list, 0, selected.length);
+    add(Source::list, rule, 0, selected.length);
   }
 };
 
@@ -93,12 +94,11 @@ class KeyWalk {
  public:
   // queries: the tile's 64.
   __device__ KeyWalk(const PatternView& view, const WalkPlan& plan, const Query* queries,
-                     const TileBounds& bounds, Rule rule)
+                     const TileBounds& bounds)
       : view_(view),
         plan_(plan),
         queries_(queries),
         bounds_(bounds),
-        rule_(rule),
         lane_(static_cast<int32_t>(threadIdx.x % 32)) {}
 
   __device__ void start() {
@@ -107,12 +107,13 @@ class KeyWalk {
     fetch();
   }
 
-  // The next step's keys, one for each lane; false when there is none.
-  __device__ bool next(Key& key) {
+  // The next step's keys, one for each lane, and their rule; false when there is none.
+  __device__ bool next(Key& key, Rule& rule) {
     while (fetched_) {
       key = ahead_;
+      rule = segment_.rule;
       fetch();
-      if (__any_sync(0xffffffffu, relevant(key))) return true;
+      if (__any_sync(0xffffffffu, Coverage(key, bounds_, rule).some)) return true;
     }
     return false;
   }
@@ -156,17 +157,13 @@ class KeyWalk {
       x = static_cast<int32_t>((x + 1) * view_.dilation - 1);
       return {x, kEndless, view_.rank_of(x)};
     }
-    return {x, view_.span(x, view_.life(x)), view_.rank_of(x)};
+    return {x, view_.span(x), view_.rank_of(x)};
   }
-
-  // Whether any query of the tile may select the key.
-  __device__ bool relevant(const Key& key) const { return Coverage(key, bounds_, rule_).some; }
 
   const PatternView& view_;
   const WalkPlan& plan_;
   const Query* const queries_;
   const TileBounds& bounds_;
-  const Rule rule_;
   const int32_t lane_;
   int at_ = 0;
   Segment segment_ = {};

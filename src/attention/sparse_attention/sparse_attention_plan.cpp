@@ -132,8 +132,7 @@ BackwardPlan plan_rows_of_backward(const BackwardParams& p, const Context& conte
 ForwardPlan Forward::plan(const ForwardParams& p, const Context& context, Workspace& workspace) {
   if (use_cuda(p.device, name)) {
     ForwardPlan plan;
-    plan.cuda.path = choose_cuda_path(p);
-    plan.cuda.indices = plan_cuda_indices(p, plan.cuda.path, workspace);
+    plan.cuda = plan_cuda_forward(p, workspace);
     return plan;
   }
   constexpr int64_t kMinTokens = 128;
