@@ -10,7 +10,7 @@ inline constexpr int32_t kNoRows = -1;  // nothing
 inline constexpr int32_t kDirect = -2;  // one sum over all its queries
 
 // A key's span is the stretch of queries [j, j + span) that attend it apart from LSH. Long spans are cut at multiples
-// of `stretch` queries; each stretch adds its share to a row of its own, and the rows are added in order. Keys
+// of 2^stretch_log2 queries; each stretch adds its share to a row of its own, and the rows are added in order. Keys
 // whose spans are short, and keys for which no rows are left, are summed in one go ("direct").
 struct CudaBackwardPlan {
   CudaIndices indices;
@@ -23,7 +23,7 @@ struct CudaBackwardPlan {
   int32_t* direct_count = nullptr;  // (sequences, Hk)
   float* rows = nullptr;            // (B Hk, row_count, row_width): dk, then from v_column on dv
   int64_t row_count = 0, row_width = 0, v_column = 0;
-  int64_t stretch = 0;        // queries
+  int stretch_log2 = 0;        // of queries
   int64_t query_stretch = 0;  // queries that a block of dq takes with one list of keys
   int64_t short_span = 0;     // up to here a key is direct
   CudaPath path = {};

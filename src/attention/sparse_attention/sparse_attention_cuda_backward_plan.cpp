@@ -1,5 +1,6 @@
 // Backward on a GPU: its workspace, and how long sequences are cut.
 #include <algorithm>
+#include <bit>
 
 #include "attention/sparse_attention/sparse_attention.hpp"
 #include "core/integer.hpp"
@@ -21,7 +22,8 @@ int64_t stretch_of(int64_t tokens, int64_t longest) {
 void plan_spans(const BackwardParams& p, CudaBackwardPlan& plan, Workspace& workspace) {
   const Sequences& sequences = p.sequences;
   const int64_t length = sequences.length, key_rows = sequences.batch * p.k_heads;
-  plan.stretch = stretch_of(key_rows * length, kLongestStretch);
+  plan.stretch_log2 =
+      std::bit_width(static_cast<uint64_t>(stretch_of(key_rows * length, kLongestStretch))) - 1;
   plan.query_stretch = stretch_of(sequences.batch * p.q_heads * length / 4, kLongestQueryStretch);
   plan.short_span = std::max<int64_t>(p.pattern.window, 256);
   plan.chunk_reach = workspace.take<int32_t>(key_rows * Tiling{kChunkKeys}.places(sequences));

@@ -19,7 +19,7 @@ struct KeysShared : BackwardShared<S> {
 // Rows of a key that has some.
 __device__ inline int32_t rows_of(const PatternView& view, const CudaBackwardPlan& plan,
                                   int32_t j) {
-  return static_cast<int32_t>((view.reach(j) - 1) / plan.stretch - j / plan.stretch) + 1;
+  return ((view.reach(j) - 1) >> plan.stretch_log2) - (j >> plan.stretch_log2) + 1;
 }
 
 // One key head of one sequence and a block's share of it.
@@ -66,7 +66,7 @@ __device__ void set_group_key(const KeysTask<S>& t, const int32_t* keys, int n, 
   atomicMax(&shared.greatest, t.launch.rule == PairRule::either ? t.view.length : t.view.reach(j));
   if (t.launch.pass == BackwardPass::stretch) {
     shared.first_row[n] = t.of_keys(plan.first_row)[j] +
-                          static_cast<int32_t>(t.tile.first / plan.stretch - j / plan.stretch);
+                          static_cast<int32_t>((t.tile.first >> plan.stretch_log2) - (j >> plan.stretch_log2));
   }
 }
 
@@ -90,6 +90,21 @@ __device__ QueryInterval queries_of_group(const KeysTask<S>& t, int64_t q_head) 
     interval.end = min(interval.end, static_cast<int32_t>(t.tile.last));
   }
   return interval;
+}
+
+// The first query at or behind x that one of the group's keys may serve.
+template <class S>
+__device__ int32_t next_query(const KeysTask<S>& t, int32_t x) {
+  if (t.launch.pass != BackwardPass::direct && t.launch.pass != BackwardPass::stretch) return x;
+  const auto& keys = t.shared.keys[0];
+  int32_t least = INT32_MAX;
+  for (int n = static_cast<int>(threadIdx.x % 32); n < S::kStay; n += 32) {
+    const int32_t j = keys.position[n];
+    if (j >= 0 && (x <= j || static_cast<uint32_t>(x - j) < keys.span[n])) {
+      least = min(least, max(j, x));
+    }
+  }
+  return __reduce_min_sync(0xffffffffu, least);
 }
 
 template <class S>
@@ -142,10 +157,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
   extern __shared__ __align__(16) char memory[];
   auto& shared = *reinterpret_cast<KeysShared<S>*>(memory);
   const CudaBackwardPlan& plan = launch.plan;
-  const Tiling tiling{launch.pass == BackwardPass::stretch ? plan.stretch : int64_t{S::kStay}};
-  const int64_t places = tiling.places(p.sequences);
-  const int64_t head = blockIdx.x % p.k_heads, row_place = blockIdx.x / p.k_heads;
-  const TileRange tile = find_tile(p.sequences, tiling, row_place / places, row_place % places);
+  const Tiling tiling{launch.pass == BackwardPass::stretch ? int64_t{1} << plan.stretch_log2
+                                                           : int64_t{S::kStay}};
+  const BlockPlace at(blockIdx.x, p.k_heads, launch.places);
+  const int64_t head = at.head;
+  const TileRange tile = find_tile(p.sequences, tiling, at.row, at.place);
   if (tile.first >= tile.last || !launch.takes(tile.range.length)) return;
   const PatternView view = view_of(p, plan, tile.range, head);
   const KeysTask<S> t{p, launch, tile, head, view, shared};
@@ -220,14 +236,15 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
           if (marks) store_mark(shared.queries[0], n, mark);
         }
         int stage = 0;
-        for (int32_t x = interval.begin; x < interval.end; x += S::kStreamed) {
+        for (int32_t x = interval.begin; x < interval.end;) {
           device::wait_for_copies<0>();
           __syncthreads();
-          const bool more = x + S::kStreamed < interval.end;
+          const int32_t next = next_query(t, x + S::kStreamed);
+          const bool more = next < interval.end;
           QueryMark mark;
           if (more) {
-            fetch_rows(x + S::kStreamed, stage ^ 1);
-            mark = fetch_mark(x + S::kStreamed);
+            fetch_rows(next, stage ^ 1);
+            mark = fetch_mark(next);
           }
           sums.step(options, stage, [&] {
             fetch_rows(x, stage);
@@ -236,6 +253,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
           });
           stage ^= 1;
           if (more && marks) store_mark(shared.queries[stage], n, mark);
+          x = next;
         }
       }
       if (options.careful || sums.finite()) break;

@@ -123,10 +123,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kQueriesBlocks)
   const CudaBackwardPlan& plan = launch.plan;
   const Tiling tiling{launch.pass == BackwardPass::stretch ? plan.query_stretch
                                                            : int64_t{S::kStay}};
-  const int64_t places = tiling.places(p.sequences);
-  const int64_t h = blockIdx.x % p.q_heads, head = h / p.group();
-  const int64_t row_place = blockIdx.x / p.q_heads;
-  const TileRange tile = find_tile(p.sequences, tiling, row_place / places, row_place % places);
+  const BlockPlace at(blockIdx.x, p.q_heads, launch.places);
+  const int64_t h = at.head, head = at.head / static_cast<uint32_t>(launch.group);
+  const TileRange tile = find_tile(p.sequences, tiling, at.row, at.place);
   if (tile.first >= tile.last || !launch.takes(tile.range.length)) return;
   const PatternView view = view_of(p, plan, tile.range, head);
   const int32_t* const order = launch.pass == BackwardPass::order

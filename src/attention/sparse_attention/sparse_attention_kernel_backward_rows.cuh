@@ -18,11 +18,24 @@ struct BackwardLaunch {
   PairRule rule;
   bool add;                    // to what the output holds
   bool short_only, long_only;  // sequences up to, or longer than, kDenseLength
+  int32_t places;  // for tiles of one row
+  int32_t group;   // query heads of a key head
   BackwardAccess access;
   CudaBackwardPlan plan;
 
   __device__ bool takes(int64_t length) const {
     return !(short_only && length > kDenseLength) && !(long_only && length <= kDenseLength);
+  }
+};
+
+// What a block works on: heads vary fastest.
+struct BlockPlace {
+  uint32_t head, place, row;
+  __device__ BlockPlace(uint32_t block, int64_t heads, int32_t places) {
+    const auto h = static_cast<uint32_t>(heads), n = static_cast<uint32_t>(places);
+    head = block % h;
+    place = block / h % n;
+    row = block / h / n;
   }
 };
 
@@ -74,7 +87,7 @@ __device__ void store_mark(QueryMarks<N>& marks, int n, const QueryMark& mark) {
 
 __device__ inline Key read_key(const PatternView& view, int32_t j) {
   if (j < 0) return {};
-  return {j, view.span(j, view.life(j)), view.rank_of(j)};
+  return {j, view.span(j), view.rank_of(j)};
 }
 
 template <int N>

@@ -124,12 +124,12 @@ __global__ void __launch_bounds__(kSpanThreads)
       wanted[n] = kNoRows;
       if (first + n >= range.length) continue;
       const auto j = static_cast<int32_t>(first + n);
-      const int64_t end = view.reach(j);
+      const int32_t end = view.reach(j);
       if (end <= j) continue;
-      reach = max(reach, static_cast<int32_t>(end));
+      reach = max(reach, end);
       wanted[n] = kDirect;
       if (end - j <= plan.short_span) continue;
-      wanted[n] = static_cast<int32_t>((end - 1) / plan.stretch - j / plan.stretch) + 1;
+      wanted[n] = ((end - 1) >> plan.stretch_log2) - (j >> plan.stretch_log2) + 1;
       total += wanted[n];
     }
     reach = __reduce_max_sync(0xffffffffu, reach);

@@ -334,6 +334,19 @@ class BackwardTile {
     return device::exp2_approx(x);
   }
 
+  static __device__ void add_product(float (&out)[4], const device::OperandA<T>& a,
+                                     const device::OperandB<T>& b) {
+    if constexpr (type_of<T> == Type::fp32) {
+      // Tensor cores cut off what they add, which over thousands of queries would show.
+      float product[4] = {};
+      device::multiply(product, a, b);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) out[e] += product[e];
+    } else {
+      device::multiply(out, a, b);
+    }
+  }
+
   // out += left b, where left's columns are the piece's rows of b.
   template <int kBlocks, int kStride>
   __device__ void accumulate(float (&out)[kBlocks][4], const Piece& left, const T* b,
@@ -348,8 +361,8 @@ class BackwardTile {
       for (int n = 0; n < kBlocks / 2; ++n) {
         device::OperandB<T> right[2];
         device::load_b_transposed<kStride>(right, at + (16 * k * kStride + 16 * n) * kSize);
-        device::multiply(out[2 * n], a, right[0]);
-        device::multiply(out[2 * n + 1], a, right[1]);
+        add_product(out[2 * n], a, right[0]);
+        add_product(out[2 * n + 1], a, right[1]);
       }
     }
   }
