@@ -1,6 +1,8 @@
 // dk and dv: a block keeps keys and streams the queries that attend them.
 #pragma once
 
+#include <new>
+
 #include "attention/sparse_attention/sparse_attention_kernel_backward_bins.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_rows.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_walk.cuh"
@@ -12,7 +14,8 @@ inline constexpr int kFinishThreads = 256;
 template <class S>
 struct KeysShared : BackwardShared<S> {
   WalkShared<S::kThreads> walk;
-  int32_t first_row[S::kStay];  // of a key's rows; kNoRows: none
+  alignas(16) char head[sizeof(QueryHead<typename S::T>)];  // the query head at hand
+  int32_t first_row[S::kStay];                              // of a key's rows; kNoRows: none
   int32_t row_count[S::kStay];
 };
 
@@ -65,8 +68,9 @@ __device__ void set_group_key(const KeysTask<S>& t, const int32_t* keys, int n, 
   atomicMin(&shared.least, j);
   atomicMax(&shared.greatest, t.launch.rule == PairRule::either ? t.view.length : t.view.reach(j));
   if (t.launch.pass == BackwardPass::stretch) {
-    shared.first_row[n] = t.of_keys(plan.first_row)[j] +
-                          static_cast<int32_t>((t.tile.first >> plan.stretch_log2) - (j >> plan.stretch_log2));
+    shared.first_row[n] =
+        t.of_keys(plan.first_row)[j] +
+        static_cast<int32_t>((t.tile.first >> plan.stretch_log2) - (j >> plan.stretch_log2));
   }
 }
 
@@ -107,45 +111,48 @@ __device__ int32_t next_query(const KeysTask<S>& t, int32_t x) {
   return __reduce_min_sync(0xffffffffu, least);
 }
 
+// Neighbours of a key's row of dk or dv.
+template <class S>
+__device__ void write_pair(const KeysTask<S>& t, const RowsView<typename S::T>& out,
+                           int64_t first_column, int row, int column, float2 sum) {
+  const CudaBackwardPlan& plan = t.launch.plan;
+  const int32_t first_row = t.shared.first_row[row];
+  if (first_row >= 0) {
+    float* at = t.rows() + first_row * plan.row_width + first_column + column;
+    if (t.launch.pass == BackwardPass::stretch) {
+      *reinterpret_cast<float2*>(at) = sum;
+      return;
+    }
+    for (int r = 0; r < t.shared.row_count[row]; ++r, at += plan.row_width) {
+      const float2 share = *reinterpret_cast<const float2*>(at);
+      sum.x += share.x;
+      sum.y += share.y;
+    }
+  }
+  store_pair(out, t.launch.add, t.shared.keys[0].position[row], column, sum.x, sum.y);
+}
+
 template <class S>
 __device__ void write_group(const KeysTask<S>& t, BackwardTile<S, true>& sums) {
+  constexpr int kWarps = S::kThreads / 32;
   const BackwardParams& p = t.p;
-  const CudaBackwardPlan& plan = t.launch.plan;
-  const auto& shared = t.shared;
-  const int64_t width = plan.row_width, v_column = plan.v_column;
-  if (t.launch.pass == BackwardPass::stretch) {
-    const auto store = [&](int64_t first_column, int64_t columns, float scale) {
-      return [&, first_column, columns, scale](int row, int column, float x, float y) {
-        if (shared.keys[0].position[row] < 0 || column >= columns) return;
-        float* const at = t.rows() + shared.first_row[row] * width + first_column + column;
-        *reinterpret_cast<float2*>(at) = {x * scale, y * scale};
-      };
-    };
-    if (p.dk) sums.each_pair1(store(0, p.d_qk, p.scale));
-    if (p.dv) sums.each_pair2(store(v_column, p.d_v, 1.0f));
-    return;
-  }
-  const auto write = [&](const RowsView<typename S::T>& out, int64_t first_column, float scale) {
-    return [&, out, first_column, scale](int row, int column, float x, float y) {
-      x *= scale;
-      y *= scale;
-      const int32_t first_row = shared.first_row[row];
-      if (first_row >= 0 && column < out.width) {
-        const float* at = t.rows() + first_row * width + first_column + column;
-        for (int r = 0; r < shared.row_count[row]; ++r, at += width) {
-          const float2 share = *reinterpret_cast<const float2*>(at);
-          x += share.x;
-          y += share.y;
-        }
+#pragma unroll 1
+  for (const bool values : {false, true}) {
+    const Tensor& out = values ? p.dv : p.dk;
+    if (!out) continue;
+    const float* const staged = values ? sums.stage2(1.0f) : sums.stage1(p.scale);
+    const int stride = values ? S::kStride2 : S::kStride1;
+    const RowsView<typename S::T> rows(out, t.tile.range, t.head,
+                                       values ? t.launch.access.dv : t.launch.access.dk);
+#pragma unroll 1
+    for (auto row = static_cast<int>(threadIdx.x / 32); row < S::kStay; row += kWarps) {
+      if (t.shared.keys[0].position[row] < 0) continue;
+#pragma unroll 1
+      for (auto c = static_cast<int>(threadIdx.x % 32 * 2); c < rows.width; c += 64) {
+        write_pair(t, rows, values ? t.launch.plan.v_column : 0, row, c,
+                   *reinterpret_cast<const float2*>(staged + row * stride + c));
       }
-      store_pair(out, t.launch.add, shared.keys[0].position[row], column, x, y);
-    };
-  };
-  if (p.dk) {
-    sums.each_pair1(write({p.dk, t.tile.range, t.head, t.launch.access.dk}, 0, p.scale));
-  }
-  if (p.dv) {
-    sums.each_pair2(write({p.dv, t.tile.range, t.head, t.launch.access.dv}, v_column, 1.0f));
+    }
   }
 }
 
@@ -208,28 +215,27 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
       sums.clear();
       for (int64_t h = head * p.group(); h < (head + 1) * p.group(); ++h) {
         const QueryInterval interval = queries_of_group(t, h);
-        const int32_t* const order =
-            launch.pass == BackwardPass::order
-                ? plan.sorted_queries + (tile.range.row * p.q_heads + h) * p.sequences.length +
-                      tile.range.begin
-                : nullptr;
+        const auto& query_head = *reinterpret_cast<const QueryHead<T>*>(shared.head);
+        __syncthreads();
+        if (threadIdx.x == 0) new (shared.head) QueryHead<T>(p, plan, tile.range, h);
+        __syncthreads();
         const auto query_at = [&](int32_t x) {
-          return x >= interval.end ? -1 : order ? __ldg(order + x) : x;
+          if (x >= interval.end) return -1;
+          return launch.pass == BackwardPass::order ? __ldg(query_head.order + x) : x;
         };
         const auto fetch_rows = [&](int32_t x, int stage) {
           const auto at = [&](int n) { return query_at(x + n); };
           load_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(
-              shared.b1[stage], RowsView<const T>(p.q, tile.range, h, launch.access.q), at);
+              shared.b1[stage], RowsView<const T>(p.q, query_head.q, launch.access.q), at);
           load_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(
-              shared.b2[stage], RowsView<const T>(p.d_o, tile.range, h, launch.access.d_o), at);
+              shared.b2[stage], RowsView<const T>(p.d_o, query_head.d_o, launch.access.d_o), at);
           device::commit_copies();
         };
         const auto n = static_cast<int>(threadIdx.x);
         const bool marks = n < S::kStreamed;
         const auto fetch_mark = [&](int32_t x) {
-          return read_query_mark(p, plan, tile.range, h, marks ? query_at(x + n) : -1);
+          return query_head.mark(p, view.length, marks ? query_at(x + n) : -1);
         };
-        __syncthreads();
         if (interval.begin < interval.end) {
           fetch_rows(interval.begin, 0);
           const QueryMark mark = fetch_mark(interval.begin);

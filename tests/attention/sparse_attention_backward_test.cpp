@@ -7,7 +7,7 @@ namespace hax_test {
 namespace {
 
 // Every union of what is handled apart: LSH's ranges, spans that differ, the window.
-TEST(SparseAttentionLong, UnionsOfPatterns) {
+TEST(SparseAttentionBackward, UnionsOfPatterns) {
   const TestContext context;
   for (const uint32_t patterns :
        {1u, 2u, 4u, 8u, 16u, 32u, 48u, 18u, 34u, 20u, 40u, 12u, 62u, 63u}) {
@@ -29,7 +29,7 @@ TEST(SparseAttentionLong, UnionsOfPatterns) {
   }
 }
 
-TEST(SparseAttentionLong, TypesLayoutsAndWidths) {
+TEST(SparseAttentionBackward, TypesLayoutsAndWidths) {
   const TestContext context;
   for (const hax_data_type type : {kFp32, kFp16, kBf16}) {
     for (const Layout layout : kLayouts) {
@@ -64,7 +64,7 @@ TEST(SparseAttentionLong, TypesLayoutsAndWidths) {
 }
 
 // Short and long sequences side by side take different kernels.
-TEST(SparseAttentionLong, Packed) {
+TEST(SparseAttentionBackward, Packed) {
   const TestContext context;
   for (const uint32_t patterns : {16u, 32u, 48u, 62u, 44u}) {
     expect_matches({.batch = 1,
@@ -120,7 +120,7 @@ void expect_gradients_match(const AttentionCase& c, const AttentionData& data,
 }
 
 // Any evictions are legal, whatever selection could have made them.
-TEST(SparseAttentionLong, EvictionsOfEveryKind) {
+TEST(SparseAttentionBackward, EvictionsOfEveryKind) {
   const TestContext context;
   struct Kind {
     const char* name;
@@ -159,7 +159,7 @@ TEST(SparseAttentionLong, EvictionsOfEveryKind) {
 }
 
 // Ranges that no bucketing makes: long, short and empty ones beside each other, in no order.
-TEST(SparseAttentionLong, RangesOfEveryKind) {
+TEST(SparseAttentionBackward, RangesOfEveryKind) {
   const TestContext context;
   const AttentionCase c{.batch = 1,
                         .length = 2200,
