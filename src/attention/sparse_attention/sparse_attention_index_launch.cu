@@ -42,6 +42,7 @@ void prepare_cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan,
   launch(list_kernel, stretches, kListThreads, 0, problem, plan.lists);
   if (plan.path.hax) {
     launch(collect_kernel, stretches, kCollectThreads, 0, problem, plan.lists);
+    launch(sort_kernel, p.sequences.count() * p.k_heads, kFewSelected, 0, problem, plan.lists);
   }
 }
 

@@ -36,11 +36,11 @@ struct ForwardShape {
 
 // What the tests of a step's keys need, in shared memory.
 template <int kKeys>
-struct StepKeys {
-  Rule rule;
+struct alignas(16) StepKeys {
   int32_t position[kKeys];
   uint32_t span[kKeys];
   int32_t rank[kKeys];
+  Rule rule;
 };
 
 template <class Shape>

@@ -148,10 +148,10 @@ class KeyWalk {
   __device__ Key read(int32_t x) const {
     if (segment_.source == Source::order) return {view_.ordered(x), 0, x};
     if (segment_.source == Source::list) {
-      const auto entry = __ldg(reinterpret_cast<const int2*>(plan_.list) + x);
-      const int32_t j = entry.x;
+      const SelectedKey entry = plan_.list[x];
+      const int32_t j = entry.key;
       if (j < plan_.list_begin || j >= plan_.list_end || view_.endless(j)) return {};
-      return {j, static_cast<uint32_t>(entry.y - j), view_.rank_of(j)};
+      return {j, static_cast<uint32_t>(entry.eviction - j), view_.rank_of(j)};
     }
     if (segment_.source == Source::dilated) {
       x = static_cast<int32_t>((x + 1) * view_.dilation - 1);
