@@ -21,7 +21,12 @@ void prepare_cuda_indices(const Problem& p, const CudaIndices& indices,
   const int64_t counters = query_rows * (bins + 1);
   launch(clear_kernel, ceil_div(counters, kIndexThreads), kIndexThreads, 0, indices.bin_begin,
          counters);
-  launch(count_kernel, query_rows * blocks_of_row, kIndexThreads, 0, p, indices);
+  if (bins <= kSharedBins) {
+    launch(count_shared_kernel, query_rows * ceil_div(length, kSharedQueries), kSharedThreads, 0, p,
+           indices);
+  } else {
+    launch(count_kernel, query_rows * blocks_of_row, kIndexThreads, 0, p, indices);
+  }
   launch(scan_kernel, query_rows, kScanThreads, 0, indices, bins);
   launch(order_kernel, query_rows * blocks_of_row, kIndexThreads, 0, p, indices);
 }
