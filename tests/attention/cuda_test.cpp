@@ -102,6 +102,32 @@ TEST_F(CudaAttention, IndicesOutOfRangeTouchNothingElse) {
   }
 }
 
+// Only shapes count, so no GPU is needed.
+TEST(CudaAttentionWorkspace, ForwardTakesAtMost40BytesATokenAndHead) {
+  constexpr int64_t kLength = 131072, kHeads = 16;
+  const auto tensor = [](std::vector<int64_t>& shape, hax_data_type type) {
+    return hax_tensor{nullptr, {HAX_DEVICE_CUDA, 0}, static_cast<int32_t>(shape.size()),
+                      type,    shape.data(),         nullptr,
+                      0};
+  };
+  std::vector<int64_t> wide = {1, kLength, kHeads, 64}, per_row = {1, kHeads, kLength};
+  const hax_tensor q = tensor(wide, kBf16), lse = tensor(per_row, kFp32);
+  const hax_tensor index = tensor(per_row, kInt32);
+  const TestContext context;
+  for (const uint32_t patterns : {uint32_t{HAX_PATTERN_LSH}, kHaxPatterns, 62u}) {
+    hax_sparse_pattern pattern = {sizeof(pattern), patterns, 0,      0,      0,
+                                  &index,          &index,   &index, nullptr};
+    if (patterns & HAX_PATTERN_KEY_SELECTION) pattern.eviction = &index;
+    if (patterns == 62u) pattern.window = pattern.sink = pattern.dilation = 64;
+    const hax_sparse_attention_forward_args args = {sizeof(args), &q,   &q,       &q,  nullptr,
+                                                    &q,           &lse, &pattern, 1.0f};
+    size_t bytes = 0;
+    ASSERT_EQ(hax_sparse_attention_forward_workspace(context, &args, &bytes), HAX_SUCCESS)
+        << hax_last_error();
+    EXPECT_LE(bytes, static_cast<size_t>(40 * kLength * kHeads));
+  }
+}
+
 }  // namespace
 }  // namespace hax_test
 #endif

@@ -21,7 +21,12 @@ void prepare_cuda_indices(const Problem& p, const CudaIndices& indices,
   const int64_t counters = query_rows * (bins + 1);
   launch(clear_kernel, ceil_div(counters, kIndexThreads), kIndexThreads, 0, indices.bin_begin,
          counters);
-  launch(count_kernel, query_rows * blocks_of_row, kIndexThreads, 0, p, indices);
+  if (bins <= kSharedBins) {
+    launch(count_shared_kernel, query_rows * ceil_div(length, kSharedQueries), kSharedThreads, 0, p,
+           indices);
+  } else {
+    launch(count_kernel, query_rows * blocks_of_row, kIndexThreads, 0, p, indices);
+  }
   launch(scan_kernel, query_rows, kScanThreads, 0, indices, bins);
   launch(order_kernel, query_rows * blocks_of_row, kIndexThreads, 0, p, indices);
 }
@@ -42,6 +47,7 @@ void prepare_cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan,
   launch(list_kernel, stretches, kListThreads, 0, problem, plan.lists);
   if (plan.path.hax) {
     launch(collect_kernel, stretches, kCollectThreads, 0, problem, plan.lists);
+    launch(sort_kernel, p.sequences.count() * p.k_heads, kFewSelected, 0, problem, plan.lists);
   }
 }
 

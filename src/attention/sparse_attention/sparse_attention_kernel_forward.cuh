@@ -34,22 +34,12 @@ struct ForwardShape {
   static constexpr int kElements = kInputs > kOutputs ? kInputs : kOutputs;
 };
 
-// What the tests of a step's keys need, in shared memory.
-template <int kKeys>
-struct StepKeys {
-  Rule rule;
-  int32_t position[kKeys];
-  uint32_t span[kKeys];
-  int32_t rank[kKeys];
-};
+inline constexpr int kForwardWarps = kForwardThreads / 32;
 
 template <class Shape>
 struct ForwardShared {
-  PatternView view;
-  WalkPlan walk;
-  Query queries[kTileTokens];
-  TileBounds bounds, warp_bounds[kForwardThreads / 32];
-  StepKeys<Shape::kKeys> keys[Shape::kStages];
+  WalkShared<Shape::kKeys, kForwardWarps> walk;
+  Step<Shape::kKeys> stages[Shape::kStages];  // of the steps whose keys and values are in memory
 };
 
 template <class Shape>
@@ -59,20 +49,6 @@ inline constexpr int kForwardSharedBytes = static_cast<int>((sizeof(ForwardShare
 template <class Shape>
 inline constexpr size_t kForwardSharedSize = kForwardSharedBytes<Shape> +
                                              Shape::kElements * sizeof(typename Shape::Type);
-
-// Bounds of all and of each warp's own queries; followed by a barrier before they are read by others.
-template <class Shape>
-__device__ void find_bounds(ForwardShared<Shape>& shared) {
-  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  const Query& own = shared.queries[warp * kWarpQueries + lane % kWarpQueries];
-  const TileBounds of_warp = bounds_of(own, own);
-  const TileBounds of_all = bounds_of(shared.queries[lane], shared.queries[lane + 32]);
-  if (lane == 0) {
-    shared.warp_bounds[warp] = of_warp;
-    if (warp == 0) shared.bounds = of_all;
-  }
-  __syncthreads();
-}
 
 template <class Shape>
 class ForwardTile {
@@ -98,37 +74,36 @@ class ForwardTile {
     return stage_keys(stage) + kKeys * Shape::kStrideQk;
   }
   __device__ const Query& own_query(int row) const {
-    return shared_.queries[warp_ * kWarpQueries + lane_ / 4 + row * 8];
+    return shared_.walk.queries[warp_ * kWarpQueries + lane_ / 4 + row * 8];
   }
 
   __device__ __forceinline__ void load_queries(const RowsView<T>& q) const {
 #pragma unroll
     for (int first = 0; first < kTileTokens; first += kRowsAtOnce) {
       const int r = first + static_cast<int>(threadIdx.x) / kRowLanes;
-      copy_row<Shape::kWidthQk>(memory_ + r * Shape::kStrideQk, q, shared_.queries[r].position,
+      copy_row<Shape::kWidthQk>(memory_ + r * Shape::kStrideQk, q, shared_.walk.queries[r].position,
                                 lane_ % kRowLanes);
     }
   }
 
   // Begins to copy a step's keys and values.
-  __device__ __forceinline__ void load_step(int stage, const Key& key, Rule rule,
+  __device__ __forceinline__ void load_step(int stage, const Step<kKeys>& step,
                                             const RowsView<T>& k, const RowsView<T>& v) const {
 #pragma unroll
     for (int first = 0; first < kKeys; first += kRowsAtOnce) {
       const int n = first + static_cast<int>(threadIdx.x) / kRowLanes;
       if (kKeys % kRowsAtOnce != 0 && n >= kKeys) break;
-      const int32_t position = __shfl_sync(0xffffffffu, key.position, n);
+      const int32_t position = step.position[n];
       copy_row<Shape::kWidthQk>(stage_keys(stage) + n * Shape::kStrideQk, k, position,
                                 lane_ % kRowLanes);
       copy_row<Shape::kWidthV>(stage_values(stage) + n * Shape::kStrideV, v, position,
                                lane_ % kRowLanes);
     }
-    if (threadIdx.x >= kKeys) return;
-    StepKeys<kKeys>& keys = shared_.keys[stage];
-    keys.rule = rule;
-    keys.position[lane_] = key.position;
-    keys.span[lane_] = key.span;
-    keys.rank[lane_] = key.rank;
+    constexpr int kWords = sizeof(Step<kKeys>) / sizeof(int4);
+    if (threadIdx.x < kWords) {
+      reinterpret_cast<int4*>(&shared_.stages[stage])[threadIdx.x] =
+          reinterpret_cast<const int4*>(&step)[threadIdx.x];
+    }
   }
 
   __device__ __forceinline__ void start() {
@@ -170,12 +145,10 @@ class ForwardTile {
 
   template <bool infinities>
   __device__ __forceinline__ void take_step(int stage) {
-    const StepKeys<kKeys>& keys = shared_.keys[stage];
-    const Rule rule = keys.rule;
-    Key key;
-    if (lane_ < kKeys) key = {keys.position[lane_], keys.span[lane_], keys.rank[lane_]};
-    const Coverage coverage(key, shared_.warp_bounds[warp_], rule);
-    if (!__any_sync(0xffffffffu, coverage.some)) return;
+    const Step<kKeys>& step = shared_.stages[stage];
+    const uint32_t some = step.some >> warp_, all = step.all >> warp_;
+    const Rule rule = step.rule;
+    if (!(some & 1)) return;
     float s[kScores][4] = {};
     Products::template scores<Shape::kWidthQk, Shape::kStrideQk>(
         s, memory_ + warp_ * kWarpQueries * Shape::kStrideQk, stage_keys(stage), lane_);
@@ -184,10 +157,10 @@ class ForwardTile {
 #pragma unroll
       for (int e = 0; e < 4; ++e) s[n][e] = above_infinity(s[n][e] * scale_);
     }
-    if (!__all_sync(0xffffffffu, coverage.all || lane_ >= kKeys)) {
-      if (rule == Rule::own) mask<Rule::own>(s, keys);
-      if (rule == Rule::lsh) mask<Rule::lsh>(s, keys);
-      if (rule == Rule::own_not_lsh) mask<Rule::own_not_lsh>(s, keys);
+    if (!(all & 1)) {
+      if (rule == Rule::own) mask<Rule::own>(s, step);
+      if (rule == Rule::lsh) mask<Rule::lsh>(s, step);
+      if (rule == Rule::own_not_lsh) mask<Rule::own_not_lsh>(s, step);
     }
     float correction[2];
     softmax_.take(s, correction);
@@ -276,15 +249,15 @@ class ForwardTile {
       }
       __syncwarp();
       for (int r = lane_ / 8; r < kWarpQueries; r += 4) {
-        store_row(o, shared_.queries[warp_ * kWarpQueries + r].position, own + r * Shape::kStrideV,
-                  lane_ % 8);
+        store_row(o, shared_.walk.queries[warp_ * kWarpQueries + r].position,
+                  own + r * Shape::kStrideV, lane_ % 8);
       }
     }
   }
 
  private:
   template <Rule rule>
-  __device__ __forceinline__ void mask(float (&s)[kScores][4], const StepKeys<kKeys>& keys) const {
+  __device__ __forceinline__ void mask(float (&s)[kScores][4], const Step<kKeys>& keys) const {
     const Query queries[2] = {own_query(0), own_query(1)};
 #pragma unroll
     for (int n = 0; n < kScores; ++n) {
@@ -311,24 +284,24 @@ class ForwardTile {
 
 // Takes the steps of the tile's walk. Always inline, so that the tile stays in registers.
 template <bool infinities, class Shape>
-__device__ __forceinline__ void take_steps(ForwardTile<Shape>& work, KeyWalk<Shape::kKeys>& walk,
+__device__ __forceinline__ void take_steps(ForwardTile<Shape>& work,
+                                           KeyWalk<Shape::kKeys, kForwardWarps>& walk,
+                                           ForwardShared<Shape>& shared,
                                            const RowsView<typename Shape::Type>& k,
                                            const RowsView<typename Shape::Type>& v) {
   constexpr int kStages = Shape::kStages;
   walk.start();
-  bool more = true;
   int loaded = 0, stage_in = 0, stage = 0;
   const auto following = [](int s) { return s + 1 < kStages ? s + 1 : 0; };
   for (int step = 1 - kStages; step < 0 || step < loaded; ++step) {
     if (step >= 0) {
       device::wait_for_copies<kStages - 2>();
       __syncthreads();
+      walk.passed_barrier();
     }
-    Key key;
-    Rule rule;
-    more = more && walk.next(key, rule);
-    if (more) {
-      work.load_step(stage_in, key, rule, k, v);
+    const int next = walk.next();
+    if (next >= 0) {
+      work.load_step(stage_in, shared.walk.steps[next], k, v);
       stage_in = following(stage_in);
       ++loaded;
     }
@@ -416,28 +389,33 @@ __global__ void __launch_bounds__(kForwardThreads, Shape::kBlocks)
       if (bucket_order) at = clamp_index(plan.indices.query_order[row_begin + at], view.length - 1);
       query = read_query(pattern, tile.range, static_cast<int32_t>(at), q_head);
     }
-    shared.queries[threadIdx.x] = query;
+    shared.walk.queries[threadIdx.x] = query;
     if (threadIdx.x == 0) {
-      shared.walk.count = 0;
+      WalkPlan& walk = shared.walk.plan;
+      walk.count = 0;
       if (bucket_order) {
-        plan_bucket_walk(shared.walk, view.length, few, is_short && plan.path.others);
+        plan_bucket_walk(walk, view.length, few, is_short && plan.path.others);
       } else {
-        plan_natural_walk<kKeys>(shared.walk, pattern, tile,
+        plan_natural_walk<kKeys>(walk, pattern, tile,
                                  find_list(plan.lists, p.sequences, tile, key_row));
       }
-      new (&shared.view) PatternView(view);
+      new (&shared.walk.view) PatternView(view);
     }
   }
   __syncthreads();
-  find_bounds(shared);
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  const TileBounds bounds =
+      bounds_of(shared.walk.queries[warp * kWarpQueries + threadIdx.x % kWarpQueries]);
+  if (threadIdx.x % 32 == 0) shared.walk.bounds[warp] = bounds;
 
   ForwardTile<Shape> work(shared, memory, p.scale);
   const RowsView<T> k(p.k, tile.range, k_head, plan.vectors_k);
   const RowsView<T> v(p.v, tile.range, k_head, plan.vectors_v);
   work.load_queries(RowsView<T>(p.q, tile.range, q_head, plan.vectors_q));
+  __syncthreads();
 
   float* const log2_sums = reinterpret_cast<float*>(plan.indices.per_query) + row_begin;
-  KeyWalk<kKeys> walk(shared.view, shared.walk, shared.queries, shared.bounds);
+  KeyWalk<kKeys, kForwardWarps> walk(shared.walk);
   // A value that isn't finite makes outputs NaN that have nothing to do with it: then all is done once more.
   for (bool repeated = false;; repeated = true) {
     work.start();
@@ -445,9 +423,9 @@ __global__ void __launch_bounds__(kForwardThreads, Shape::kBlocks)
       work.resume(RowsView<T>(p.o, tile.range, q_head, plan.vectors_o), log2_sums);
     }
     if (repeated) {
-      take_steps<true>(work, walk, k, v);
+      take_steps<true>(work, walk, shared, k, v);
     } else {
-      take_steps<false>(work, walk, k, v);
+      take_steps<false>(work, walk, shared, k, v);
     }
     if (!__syncthreads_or(work.infinite()) || repeated) break;
   }

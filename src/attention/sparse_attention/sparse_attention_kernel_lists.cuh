@@ -59,11 +59,11 @@ __global__ void __launch_bounds__(kChunkThreads)
   if (threadIdx.x % 32 == 0) lists.chunk_eviction[chunk] = latest;
 }
 
-// The selected keys of a stretch of queries. A block takes a list: it finds the chunks that may hold any, then goes
-// through their keys, kListThreads at a time.
+// The selected keys of a stretch of queries. A block takes a list: it finds the chunks that may hold any, then each warp
+// goes through one of them.
 __global__ void __launch_bounds__(kListThreads)
     list_kernel(const __grid_constant__ Problem p, const CudaLists lists) {
-  constexpr int kChunksAtOnce = kListThreads / static_cast<int>(kChunkKeys);
+  constexpr int kWarps = kListThreads / 32, kRounds = static_cast<int>(kChunkKeys) / 32;
   __shared__ int32_t chunks[kListThreads];
   __shared__ BlockCount<kListThreads> count;
   const auto places = static_cast<uint32_t>(Tiling{kListQueries}.places(p.sequences));
@@ -81,6 +81,7 @@ __global__ void __launch_bounds__(kListThreads)
                             Tiling{kChunkKeys}.first_place(p.sequences, tile.s, tile.range.begin);
   SelectedKey* const list = list_of(lists, p.sequences, tile.range, stretch, key_row);
   const int64_t capacity = stretch.capacity();
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
 
   int32_t length = 0, older = 0;
   for (int64_t first = 0; first * kChunkKeys < stretch.last && length <= capacity;
@@ -91,22 +92,38 @@ __global__ void __launch_bounds__(kListThreads)
     const auto found = count(holds);
     if (holds) chunks[found.before] = static_cast<int32_t>(chunk);
     __syncthreads();
-    for (int32_t c = 0; c < found.all && length <= capacity; c += kChunksAtOnce) {
-      const int32_t at = c + static_cast<int32_t>(threadIdx.x / kChunkKeys);
-      int32_t j = INT32_MAX;
-      uint32_t life = 0;
-      if (at < found.all) {
-        j = chunks[at] * static_cast<int32_t>(kChunkKeys) +
-            static_cast<int32_t>(threadIdx.x % kChunkKeys);
-        if (j < stretch.last) life = view.life(j);
+    for (int32_t c = 0; c < found.all && length <= capacity; c += kWarps) {
+      uint32_t life[kRounds], votes[kRounds];
+      int32_t mine = 0, mine_older = 0;
+      const int32_t begin =
+          c + warp < found.all ? chunks[c + warp] * static_cast<int32_t>(kChunkKeys) : INT32_MAX;
+#pragma unroll
+      for (int k = 0; k < kRounds; ++k) {
+        const int64_t j = int64_t{begin} + k * 32 + lane;
+        life[k] = j < stretch.last ? view.life(static_cast<int32_t>(j)) : 0;
       }
-      const bool attended = life > 0 && j + static_cast<int64_t>(life) > stretch.first;
-      const auto keys = count(attended);
-      if (attended && length + keys.before < capacity) {
-        list[length + keys.before] = {j, static_cast<int32_t>(j + life)};
+#pragma unroll
+      for (int k = 0; k < kRounds; ++k) {
+        const int64_t j = int64_t{begin} + k * 32 + lane;
+        const bool attended = life[k] > 0 && j + life[k] > stretch.first;
+        votes[k] = __ballot_sync(0xffffffffu, attended);
+        mine += __popc(votes[k]);
+        mine_older += __popc(__ballot_sync(0xffffffffu, attended && j < stretch.first));
+      }
+      // Of each warp its first lane counts.
+      const auto keys = count(lane == 0 ? mine : 0);
+      int64_t to = length + __shfl_sync(0xffffffffu, keys.before, 0);
+#pragma unroll
+      for (int k = 0; k < kRounds; ++k) {
+        const int64_t at = to + __popc(votes[k] & ((1u << lane) - 1));
+        if ((votes[k] >> lane & 1) && at < capacity) {
+          const int32_t j = begin + k * 32 + lane;
+          list[at] = {j, static_cast<int32_t>(j + life[k])};
+        }
+        to += __popc(votes[k]);
       }
       length += keys.all;
-      older += __syncthreads_count(attended && j < stretch.first);
+      older += count(lane == 0 ? mine_older : 0).all;
     }
     __syncthreads();
   }
@@ -152,6 +169,36 @@ __global__ void __launch_bounds__(kCollectThreads)
   for (int32_t i = threadIdx.x; i < fresh; i += kCollectThreads) to[i] = from[i];
 }
 
+// Sorts at most kFewSelected keys by eviction. All threads of a block call it.
+__device__ inline void sort_selected(SelectedKey* selected, int32_t count, SelectedKey* shared) {
+  for (int32_t i = threadIdx.x; i < count; i += blockDim.x) shared[i] = selected[i];
+  __syncthreads();
+  for (int32_t i = threadIdx.x; i < count; i += blockDim.x) {
+    const SelectedKey mine = shared[i];
+    int32_t place = 0;
+    for (int32_t k = 0; k < count; ++k) {
+      const int32_t eviction = shared[k].eviction;
+      place += (eviction < mine.eviction) | ((eviction == mine.eviction) & (k < i));
+    }
+    selected[place] = mine;
+  }
+}
+
+// A block takes a key head of a sequence.
+__global__ void __launch_bounds__(kFewSelected)
+    sort_kernel(const __grid_constant__ Problem p, const CudaLists lists) {
+  __shared__ SelectedKey shared[kFewSelected];
+  const auto heads = static_cast<uint32_t>(p.k_heads);
+  const int64_t s = blockIdx.x / heads;
+  const Sequences::Range range = p.sequences.range(s);
+  if (range.length <= kDenseLength) return;
+  const int64_t key_row = range.row * p.k_heads + blockIdx.x % heads;
+  const int32_t count =
+      lists.selected_count[p.sequences.packed() ? key_row * p.sequences.count() + s : key_row];
+  if (count > kFewSelected) return;
+  sort_selected(lists.selected + key_row * p.sequences.length + range.begin, count, shared);
+}
+
 // Short sequences: the order of the queries, the ranks of the keys and the few selected ones. A block takes a sequence
 // and a head, first of the queries, then of the keys.
 __global__ void __launch_bounds__(kShortThreads)
@@ -160,6 +207,7 @@ __global__ void __launch_bounds__(kShortThreads)
   constexpr int kItems = static_cast<int>(kDenseLength) / kShortThreads;
   __shared__ int32_t counts[kDenseLength + kShortThreads];
   __shared__ BlockCount<kShortThreads> count;
+  __shared__ SelectedKey shared[kFewSelected];
   const auto heads = static_cast<uint32_t>(p.q_heads + p.k_heads);
   const int64_t s = blockIdx.x / heads;
   const Sequences::Range range = p.sequences.range(s);
@@ -222,10 +270,13 @@ __global__ void __launch_bounds__(kShortThreads)
     if (life > 0) selected[found + keys.before] = {j, static_cast<int32_t>(j + life)};
     found += keys.all;
   }
-  if (selected && thread == 0) {
+  if (!selected) return;
+  if (thread == 0) {
     lists.selected_count[p.sequences.packed() ? key_row * p.sequences.count() + s : key_row] =
         found;
   }
+  __syncthreads();  // the block's own keys are there
+  if (found <= kFewSelected) sort_selected(selected, found, shared);
 }
 
 }  // namespace hax::sparse_attention

@@ -16,7 +16,9 @@ struct RowsView {
 
   __device__ RowsView(const Tensor& of, const Sequences::Range& range, int64_t head,
                       bool in_vectors)
-      : tensor(of), data(of.at<T>(range.row, range.begin, head)), vectors(in_vectors) {}
+      : tensor(of), data(of.at<T>(range.row, range.begin, head)), vectors(in_vectors) {
+    asm volatile("" : "+l"(data));  // so that the address isn't computed again for every row
+  }
 
   __device__ T* row(int32_t token) const { return data + token * tensor.stride[1]; }
   __device__ int32_t width() const { return static_cast<int32_t>(tensor.shape[3]); }
