@@ -29,8 +29,8 @@ void plan_spans(const BackwardParams& p, CudaBackwardPlan& plan, Workspace& work
   plan.chunk_reach = workspace.take<int32_t>(key_rows * Tiling{kChunkKeys}.places(sequences));
   if (!p.dk && !p.dv) return;
   // Once the queries are sorted, their former order is free.
-  plan.first_row =
-      plan.path.lsh ? plan.indices.query_order : workspace.take<int32_t>(key_rows * length);
+  plan.first_row = plan.path.lsh && p.q_heads > 0 ? plan.indices.query_order
+                                                  : workspace.take<int32_t>(key_rows * length);
   plan.direct_keys = workspace.take<int32_t>(key_rows * length);
   plan.direct_count = workspace.take<int32_t>(sequences.count() * p.k_heads);
   plan.v_column = round_up(p.d_qk, 2);
@@ -51,6 +51,7 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   plan.path = choose_cuda_path(p);
   const bool one_interval =  // whose keys are neighbours, alike for all queries
       pattern.has(HAX_PATTERN_FULL) || pattern.bits == HAX_PATTERN_SLIDING_WINDOW;
+  plan.path.sparse = p.sequences.length > kBackwardDenseLength;
   plan.path.dense = !one_interval && (p.sequences.packed() || !plan.path.sparse);
   plan.spans = plan.path.sparse && !one_interval && plan.path.others;
   plan.path.select = false;  // its lists are forward's

@@ -288,7 +288,7 @@ __global__ void __launch_bounds__(kFinishThreads)
   const int64_t key_row = element / length, token = element % length;
   const int64_t row = key_row / p.k_heads, head = key_row % p.k_heads;
   const Sequences::Range range = p.sequences.range(p.sequences.sequence_of(row, token));
-  if (range.length <= kDenseLength) return;
+  if (range.length <= kBackwardDenseLength) return;
   const auto j = static_cast<int32_t>(token - range.begin);
   const int32_t first_row = plan.first_row[element];
   if (first_row == kDirect) return;

@@ -17,14 +17,15 @@ struct BackwardLaunch {
   BackwardPass pass;
   PairRule rule;
   bool add;                    // to what the output holds
-  bool short_only, long_only;  // sequences up to, or longer than, kDenseLength
+  bool short_only, long_only;  // sequences up to, or longer than, kBackwardDenseLength
   int32_t places;              // for tiles of one row
   int32_t group;               // query heads of a key head
   BackwardAccess access;
   CudaBackwardPlan plan;
 
   __device__ bool takes(int64_t length) const {
-    return !(short_only && length > kDenseLength) && !(long_only && length <= kDenseLength);
+    return !(short_only && length > kBackwardDenseLength) &&
+           !(long_only && length <= kBackwardDenseLength);
   }
 };
 
