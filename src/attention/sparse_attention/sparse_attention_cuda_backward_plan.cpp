@@ -10,7 +10,7 @@ namespace {
 
 // Bytes of rows for a token and key head: what leaves 40 with the indices. Small problems get kFewestRows.
 constexpr int64_t kRowBytes = 18, kRowBytesWithoutLsh = 28;
-constexpr int64_t kFewestRows = 65536;
+constexpr int64_t kFewestRows = 49152;
 // Blocks that the stretches should at least make; a stretch has so many queries.
 constexpr int64_t kEnoughBlocks = 1024;
 constexpr int64_t kShortestStretch = 256, kLongestStretch = 2048, kLongestQueryStretch = 512;
@@ -22,8 +22,8 @@ int64_t stretch_of(int64_t tokens, int64_t longest) {
 void plan_spans(const BackwardParams& p, CudaBackwardPlan& plan, Workspace& workspace) {
   const Sequences& sequences = p.sequences;
   const int64_t length = sequences.length, key_rows = sequences.batch * p.k_heads;
-  plan.stretch_log2 =
-      std::bit_width(static_cast<uint64_t>(stretch_of(key_rows * length, kLongestStretch))) - 1;
+  plan.stretch_log2 = static_cast<int>(
+      std::bit_width(static_cast<uint64_t>(stretch_of(key_rows * length, kLongestStretch))) - 1);
   plan.query_stretch = stretch_of(sequences.batch * p.q_heads * length / 4, kLongestQueryStretch);
   plan.short_span = std::max<int64_t>(p.pattern.window, 256);
   plan.chunk_reach = workspace.take<int32_t>(key_rows * Tiling{kChunkKeys}.places(sequences));
