@@ -21,8 +21,8 @@ struct ForwardShape {
   using Type = T;
   static constexpr int kWidthQk = kWidthQk_, kWidthV = kWidthV_;
   static constexpr int kKeys = sizeof(T) == 4 ? 8 : kWidthV > 128 ? 16 : 32;  // of a step
-  static constexpr int kStages = sizeof(T) == 4 ? 2 : 3;
-  static constexpr int kBlocks = kWidthV > 128 ? 2 : kWidthV > 64 ? 3 : 4;  // of an SM at least
+  static constexpr int kStages = sizeof(T) == 4 || (kWidthQk > 64 && kWidthV <= 128) ? 2 : 3;
+  static constexpr int kBlocks = kWidthV > 128 ? 2 : 4;  // of an SM at least
   static constexpr int kStrideQk = kWidthQk + kRowPadding<T>;
   static constexpr int kStrideV = kWidthV + kRowPadding<T>;
 
@@ -181,13 +181,13 @@ class ForwardTile {
 
   // Whether an output became infinite or NaN.
   __device__ __forceinline__ bool infinite() const {
-    float zero = 0.0f;
+    float zeros[4] = {};
 #pragma unroll
     for (int n = 0; n < kBlocksV; ++n) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) zero = fmaf(out_[n][e], 0.0f, zero);
+      for (int e = 0; e < 4; ++e) zeros[e] = fmaf(out_[n][e], 0.0f, zeros[e]);
     }
-    return zero != 0.0f;
+    return zeros[0] + zeros[1] + zeros[2] + zeros[3] != 0.0f;
   }
 
   // Divides by the sums; where these are final, rows of nothing but -infinity become NaN.
@@ -195,7 +195,7 @@ class ForwardTile {
     softmax_.finish();
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      float factor = softmax_.empty(row) ? 0.0f : 1.0f / softmax_.sum[row];
+      float factor = softmax_.empty(row) ? 0.0f : device::reciprocal_approx(softmax_.sum[row]);
       if (final && softmax_.undefined(row)) factor = NAN;
 #pragma unroll
       for (int n = 0; n < kBlocksV; ++n) {
