@@ -21,8 +21,8 @@ struct ForwardShape {
   using Type = T;
   static constexpr int kWidthQk = kWidthQk_, kWidthV = kWidthV_;
   static constexpr int kKeys = sizeof(T) == 4 ? 8 : kWidthV > 128 ? 16 : 32;  // of a step
-  static constexpr int kStages = sizeof(T) == 4 || (kWidthQk > 64 && kWidthV <= 128) ? 2 : 3;
-  static constexpr int kBlocks = kWidthV > 128 ? 2 : 4;  // of an SM at least
+  static constexpr int kStages = sizeof(T) == 4 ? 2 : 3;
+  static constexpr int kBlocks = kWidthV > 128 ? 2 : 3;  // of an SM at least
   static constexpr int kStrideQk = kWidthQk + kRowPadding<T>;
   static constexpr int kStrideV = kWidthV + kRowPadding<T>;
 
@@ -81,23 +81,34 @@ class ForwardTile {
 #pragma unroll
     for (int first = 0; first < kTileTokens; first += kRowsAtOnce) {
       const int r = first + static_cast<int>(threadIdx.x) / kRowLanes;
-      copy_row<Shape::kWidthQk>(memory_ + r * Shape::kStrideQk, q, shared_.walk.queries[r].position,
-                                lane_ % kRowLanes);
+      const int32_t position = shared_.walk.queries[r].position;
+      T* const to = memory_ + r * Shape::kStrideQk;
+      if (q.vectors) {
+        copy_vectors<Shape::kWidthQk>(to, q, position, lane_ % kRowLanes);
+      } else {
+        copy_elements(to, q, position, Shape::kWidthQk, lane_ % kRowLanes);
+      }
     }
   }
 
   // Begins to copy a step's keys and values.
   __device__ __forceinline__ void load_step(int stage, const Step<kKeys>& step,
                                             const RowsView<T>& k, const RowsView<T>& v) const {
+    const int lane = lane_ % kRowLanes, row = static_cast<int>(threadIdx.x) / kRowLanes;
+    T* const to_k = stage_keys(stage) + row * Shape::kStrideQk;
+    T* const to_v = stage_values(stage) + row * Shape::kStrideV;
+    const bool vectors = k.vectors && v.vectors;
 #pragma unroll
     for (int first = 0; first < kKeys; first += kRowsAtOnce) {
-      const int n = first + static_cast<int>(threadIdx.x) / kRowLanes;
-      if (kKeys % kRowsAtOnce != 0 && n >= kKeys) break;
-      const int32_t position = step.position[n];
-      copy_row<Shape::kWidthQk>(stage_keys(stage) + n * Shape::kStrideQk, k, position,
-                                lane_ % kRowLanes);
-      copy_row<Shape::kWidthV>(stage_values(stage) + n * Shape::kStrideV, v, position,
-                               lane_ % kRowLanes);
+      if (kKeys % kRowsAtOnce != 0 && first + row >= kKeys) break;
+      const int32_t position = step.position[first + row];
+      if (vectors) {
+        copy_vectors<Shape::kWidthQk>(to_k + first * Shape::kStrideQk, k, position, lane);
+        copy_vectors<Shape::kWidthV>(to_v + first * Shape::kStrideV, v, position, lane);
+      } else {
+        copy_elements(to_k + first * Shape::kStrideQk, k, position, Shape::kWidthQk, lane);
+        copy_elements(to_v + first * Shape::kStrideV, v, position, Shape::kWidthV, lane);
+      }
     }
     constexpr int kWords = sizeof(Step<kKeys>) / sizeof(int4);
     if (threadIdx.x < kWords) {
@@ -306,9 +317,11 @@ __device__ __forceinline__ void take_steps(ForwardTile<Shape>& work,
       ++loaded;
     }
     device::commit_copies();
-    if (step < 0) continue;
-    work.template take_step<infinities>(stage);
-    stage = following(stage);
+    if (step >= 0) {
+      work.template take_step<infinities>(stage);
+      stage = following(stage);
+    }
+    walk.settle();
   }
 }
 
