@@ -2,6 +2,7 @@
 
 #include "attention/sparse_attention/sparse_attention_kernel_index.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_lists.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_short.cuh"
 #include "core/integer.hpp"
 
 namespace hax::sparse_attention {
