@@ -95,10 +95,10 @@ struct CudaIndices {
 struct CudaLists {
   // (B Hk, places(kChunkKeys)): the latest eviction in the chunk of those keys that were ever selected, otherwise 0.
   int32_t* chunk_eviction = nullptr;
-  // (B Hk, places(kListQueries)): keys of the stretch's list, and those of them before the stretch; above its
-  // capacity the list is incomplete and must not be used.
+  int32_t* chunk_count = nullptr;  // likewise: how many these are
+  // (B Hk, places(kListQueries)): keys of the stretch's list; above its capacity the list is incomplete and must not
+  // be used.
   int32_t* length = nullptr;
-  int32_t* older = nullptr;
   // (B Hk, kListKeysPerQuery L): the lists, each in its stretch's part. They ascend by key.
   SelectedKey* lists = nullptr;
   // (B Hk, sequences): how many keys are ever selected; above kFewSelected it may be any such number.

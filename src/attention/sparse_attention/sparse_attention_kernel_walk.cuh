@@ -118,24 +118,31 @@ class KeyWalk {
     x_ = segment_.end = 0;
     remaining_ = 0;
     half_ = 1;
-    ahead_ = fill(0);
-    visible_ = false;
+    ahead_ = fetch();
+    state_ = State::fetched;
   }
 
   // To be called behind every barrier of the block.
-  __device__ void passed_barrier() { visible_ = true; }
+  __device__ void passed_barrier() {
+    if (state_ == State::stored) state_ = State::visible;
+  }
+  // To be called some time after next(), when what it fetched has arrived.
+  __device__ void settle() {
+    if (ahead_ && state_ == State::fetched) store();
+  }
 
   // The number of the next step that some query needs, until the next call; -1 when there is none. The whole block
   // calls it together and receives the same.
   __device__ int next() {
     while (remaining_ == 0) {
       if (!ahead_) return -1;
-      if (!visible_) __syncthreads();
+      if (state_ == State::fetched) store();
+      if (state_ == State::stored) __syncthreads();
       half_ ^= 1;
       const bool needed = lane_ < kWarps && shared_.steps[half_ * kWarps + lane_ % kWarps].some;
       remaining_ = __ballot_sync(0xffffffffu, needed);
-      ahead_ = fill(half_ ^ 1);
-      visible_ = false;
+      ahead_ = fetch();
+      state_ = State::fetched;
     }
     const int step = __ffs(static_cast<int>(remaining_)) - 1;
     remaining_ &= remaining_ - 1;
@@ -143,8 +150,11 @@ class KeyWalk {
   }
 
  private:
-  // Prepares the following batch; false if there are no keys left.
-  __device__ bool fill(int half) {
+  // How far the batch ahead has come.
+  enum class State { fetched, stored, visible };
+
+  // Reads this warp's step of the following batch; false if no warp has one.
+  __device__ bool fetch() {
     if (x_ < segment_.end && segment_.source == Source::order) x_ = next_looked_up(x_);
     bool any = false;
     for (int s = 0; s < kWarps; ++s) {
@@ -155,33 +165,37 @@ class KeyWalk {
       }
       const bool there = x_ < segment_.end;
       any |= there;
-      if (s == warp_) write(shared_.steps[half * kWarps + s], there);
+      if (s == warp_) {
+        const int32_t x = x_ + lane_;
+        fetched_ = there && lane_ < kKeys && x < segment_.end ? read(x) : Key{};
+        fetched_rule_ = segment_.rule;
+      }
       if (there) x_ += kKeys;
     }
     return any;
   }
 
-  __device__ void write(Step<kKeys>& step, bool there) const {
-    const int32_t x = x_ + lane_;
-    Key key;
-    if (there && lane_ < kKeys && x < segment_.end) key = read(x);
+  // Shows it to the other warps.
+  __device__ void store() {
+    Step<kKeys>& step = shared_.steps[(half_ ^ 1) * kWarps + warp_];
     if (lane_ < kKeys) {
-      step.position[lane_] = key.position;
-      step.span[lane_] = key.span;
-      step.rank[lane_] = key.rank;
+      step.position[lane_] = fetched_.position;
+      step.span[lane_] = fetched_.span;
+      step.rank[lane_] = fetched_.rank;
     }
     uint32_t some = 0, all = 0;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
-      const Coverage coverage(key, shared_.bounds[w], segment_.rule);
+      const Coverage coverage(fetched_, shared_.bounds[w], fetched_rule_);
       if (__any_sync(0xffffffffu, coverage.some)) some |= 1u << w;
       if (__all_sync(0xffffffffu, coverage.all | (lane_ >= kKeys))) all |= 1u << w;
     }
     if (lane_ == 0) {
-      step.rule = segment_.rule;
+      step.rule = fetched_rule_;
       step.some = some;
       step.all = all;
     }
+    state_ = State::stored;
   }
 
   // The step at or behind x whose keys some query looks up.
@@ -218,8 +232,10 @@ class KeyWalk {
   int32_t x_ = 0;           // where the next batch begins
   uint32_t remaining_ = 0;  // steps of the batch at hand, as bits
   int half_ = 0;            // where it lies
-  bool ahead_ = false;      // whether the batch after it is there, ...
-  bool visible_ = false;    // ... and has been for a barrier
+  bool ahead_ = false;      // whether there is one behind it
+  State state_ = State::fetched;
+  Key fetched_;
+  Rule fetched_rule_ = Rule::own;
 };
 
 }  // namespace hax::sparse_attention
