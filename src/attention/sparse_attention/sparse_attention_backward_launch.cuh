@@ -115,10 +115,10 @@ void launch_backward(const device::Launcher& launch, const BackwardParams& p,
     dispatch_shape<BackwardShape<T, 64, 128, 4, 2, 32, 1, 1>,
                    BackwardShape<T, 256, 256, 1, 4, 16, 1, 1>>(p.d_qk, p.d_v, run);
   } else {
-    dispatch_shape<BackwardShape<T, 32, 128, 4, 2, 32, 2, 2>,
-                   BackwardShape<T, 64, 128, 4, 2, 32, 2, 2>,
-                   BackwardShape<T, 128, 128, 4, 2, 32, 2, 2>,
-                   BackwardShape<T, 256, 256, 2, 2, 32, 2, 2>>(p.d_qk, p.d_v, run);
+    dispatch_shape<
+        BackwardShape<T, 32, 128, 4, 2, 32, 2, 2>, BackwardShape<T, 64, 128, 4, 2, 32, 2, 2>,
+        BackwardShape<T, 128, 128, 4, 2, 32, 2, 2>, BackwardShape<T, 256, 256, 2, 2, 32, 2, 2>>(
+        p.d_qk, p.d_v, run);
   }
 }
 
