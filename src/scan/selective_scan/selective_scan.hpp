@@ -10,6 +10,7 @@
 #include "scan/scan_backward_plan.hpp"
 #include "scan/scan_blocks.hpp"
 #include "scan/scan_checkpoints.hpp"
+#include "scan/selective_scan/selective_scan_backward_cuda.hpp"
 #include "scan/selective_scan/selective_scan_cuda.hpp"
 #include "scan/slots.hpp"
 
@@ -127,6 +128,7 @@ void cpu_backward(const BackwardParams&, const ScanBackwardPlan&, int num_thread
 template <CpuLevel level>
 void cpu_step(const StepParams&, const ScanForwardPlan&, int num_threads);
 
+CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
 void cuda_forward(const ForwardParams&, void* stream);
 void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 void cuda_step(const StepParams&, void* stream);

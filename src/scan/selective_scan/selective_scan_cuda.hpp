@@ -25,20 +25,4 @@ inline CudaSplit choose_cuda_split(int64_t states, int64_t scans) {
   return kCudaSplits[5];
 }
 
-// Backward: threads of a block, the channels it owns at a time, tokens between the states it starts from.
-inline constexpr int kCudaBackwardThreads = 256;
-inline constexpr int cuda_backward_width(CudaSplit split) {
-  return kCudaBackwardThreads / split.lanes;
-}
-inline constexpr int cuda_backward_tile(CudaSplit split) { return split.lanes == 32 ? 32 : 16; }
-
-// A block takes every `slices`-th block of channels of a group and one of `runs` ranges of sequences.
-struct CudaBackwardPlan {
-  CudaSplit split;
-  int64_t slices, runs;
-  float* states;  // (B, floor(L / tile), D, N): where tiles start
-  float* shares;  // (slices, B, L, G, 2, N): what each slice adds to dB and dC
-  float* sums;    // (runs, N + 2, D): what each range adds to dA, dD, ddelta_bias
-};
-
 }  // namespace hax::selective_scan

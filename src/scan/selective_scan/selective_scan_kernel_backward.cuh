@@ -1,160 +1,112 @@
-// Backward of the selective scan. Tiles are walked from a sequence's last to its first. A tile's states are
-// computed again from the one it starts with: first those where runs of kRun tokens start, then, run by
-// run from the last, all of the run's, which stay in registers with their decays for the way back.
+// Backward of the selective scan. A block goes through a segment's tiles from the last to the first. A tile's
+// states are computed again from the one it starts with and kept for the way back: the decays in
+// registers, the states in shared memory.
 #pragma once
 
-#include "scan/selective_scan/selective_scan_kernel.cuh"
+#include "scan/selective_scan/selective_scan_kernel_backward_products.cuh"
 
 namespace hax::selective_scan {
 
-inline constexpr int kRun = 4;
+// A warp's memory: the states before each token of a tile, and when those are done with, what the tile gives.
+template <class S>
+class WarpShared {
+ public:
+  using Sums = float (*)[kWarpChannels][kSumStride];
+  using Shares = float (*)[S::kTile][kShareStride];
+
+  __device__ void keep(int t, int lane, const float (&h)[8]) {
+    history_[t][0][lane] = make_float4(h[0], h[1], h[2], h[3]);
+    history_[t][1][lane] = make_float4(h[4], h[5], h[6], h[7]);
+  }
+  __device__ void recall(float (&h)[8], int t, int lane) const {
+    const float4 low = history_[t][0][lane], high = history_[t][1][lane];
+    h[0] = low.x, h[1] = low.y, h[2] = low.z, h[3] = low.w;
+    h[4] = high.x, h[5] = high.y, h[6] = high.z, h[7] = high.w;
+  }
+  // Over n: dh B; dh decay h A log2(e); C h. `warp` staggers the warps' banks.
+  __device__ Sums sums(int warp) {
+    return reinterpret_cast<Sums>(reinterpret_cast<float*>(history_) + 2 * (warp % 8));
+  }
+  // Over the warp's channels: dB, dC.
+  __device__ Shares shares() {
+    constexpr int kBehind = 3 * kWarpChannels * kSumStride + 16;
+    static_assert((kBehind + 2 * S::kTile * kShareStride) * sizeof(float) <= sizeof(history_));
+    return reinterpret_cast<Shares>(reinterpret_cast<float*>(history_) + kBehind);
+  }
+
+ private:
+  float4 history_[S::kTile][2][device::kWarp];
+};
 
 template <class S>
 struct BackwardShared {
-  static constexpr int kWarps = S::kThreads / device::kWarp;
-  static constexpr int kBuffers = S::kAllStates > 128 ? 1 : 2;  // as many as there is room for
-  float4 inputs[S::kTile][S::kWidth];      // dt, dt u, gradient of y before the gate
-  float sums[3][S::kTile][S::kWidth + 8];  // over n: dh B; dh decay h A log2(e); C h
-  float4 starts[S::kTile / kRun - 1][(S::kStates + 3) / 4][S::kThreads];  // h where runs start
-  float B[S::kTile][S::kAllStates];
-  float C[S::kTile][S::kAllStates];
-  float shares[kBuffers][kWarps][kRun][2][S::kAllStates];  // dB and dC of a run
-  float bias[S::kWidth], skip[S::kWidth];
+  static constexpr int kStagers = S::kTile * S::kMostChannels / S::kElements;
+  TileShared<S> tile;
+  WarpShared<S> warps[S::kWarps];
+  // Of each staging thread: slopes of a tile's elements, sums over its tiles.
+  float2 slopes[S::kElements][kStagers];  // of dz by y, of delta by dt
+  float4 skip_sums[kStagers], bias_sums[kStagers];
 };
 
-struct BackwardAccess {
-  bool u, delta, z, dy, du, ddelta, dz, states;
-};
-
-// Adds with the rounding of earlier additions made good.
-struct CompensatedSum {
-  float sum = 0.0f, excess = 0.0f;
-  __device__ void add(float value) {
-    const float wanted = value - excess;
-    const float next = sum + wanted;
-    excess = (next - sum) - wanted;
-    sum = next;
-  }
-};
-
-// Sums over the lanes that hold the same states of different channels. Of Count values each lane receives
-// those from lane / Lanes * (Count * Lanes / 32) on, in front.
-template <int Lanes, int Count>
-__device__ void sum_over_channels(float (&values)[Count], int lane) {
-  int half = Count;
-#pragma unroll
-  for (int distance = device::kWarp / 2; distance >= Lanes; distance /= 2) {
-    half /= 2;
-    const bool upper = lane & distance;
-#pragma unroll
-    for (int i = 0; i < Count / 2; ++i) {
-      if (i >= half) continue;
-      const float give = upper ? values[i] : values[i + half];
-      const float keep = upper ? values[i + half] : values[i];
-      values[i] = keep + __shfl_xor_sync(0xffffffffu, give, distance);
-    }
-  }
-}
-
+// From a tile's start to its end and back. h: the state before the tile. dh: gradient of the state behind it,
+// then before it.
 template <class S>
-__device__ void store_start(BackwardShared<S>& shared, int run, const float (&h)[S::kStates]) {
-  float padded[(S::kStates + 3) / 4 * 4] = {};
+__device__ void scan_tile_back(BackwardShared<S>& shared, const Products<S>& products,
+                               const LanePlace& place, const float (&rate)[8], float (&h)[8],
+                               float (&dh)[8], float (&dA)[8]) {
+  const TileShared<S>& tile = shared.tile;
+  WarpShared<S>& own = shared.warps[place.warp];
+  typename Products<S>::Row B, C;
+  products.load(B, tile.B[place.state_tile], true);
+  products.load(C, tile.C[place.state_tile], true);
+  float decays[S::kTile][8];
 #pragma unroll
-  for (int k = 0; k < S::kStates; ++k) padded[k] = h[k];
+  for (int t = 0; t < S::kTile; ++t) {
+    const float4 low = tile.input(t, place.channel), high = tile.input(t, place.channel + 8);
+    const float dt[2] = {low.x, high.x}, dtu[2] = {low.y, high.y};
+    own.keep(t, place.lane, h);
+    float added[8] = {};
+    products.add_outer(added, dtu, B, t);
 #pragma unroll
-  for (int i = 0; i < (S::kStates + 3) / 4; ++i) {
-    shared.starts[run - 1][i][threadIdx.x] =
-        make_float4(padded[4 * i], padded[4 * i + 1], padded[4 * i + 2], padded[4 * i + 3]);
-  }
-}
-template <class S>
-__device__ void load_start(float (&h)[S::kStates], const BackwardShared<S>& shared, int run) {
-#pragma unroll
-  for (int i = 0; i < (S::kStates + 3) / 4; ++i) {
-    const float4 part = shared.starts[run - 1][i][threadIdx.x];
-    const float values[4] = {part.x, part.y, part.z, part.w};
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if (4 * i + j < S::kStates) h[4 * i + j] = values[j];
+    for (int k = 0; k < 8; ++k) {
+      decays[t][k] = S::decay(dt[k / 2 % 2] * rate[k]);
+      h[k] = S::decayed(decays[t][k], h[k], added[k]);
     }
   }
-}
-
-// The way back through the run of tokens from `first` on. h: the state before it. dh: gradient of the state
-// behind the run, then before it. dA receives what the run adds, without ln(2).
-template <class S>
-__device__ void reverse_run(BackwardShared<S>& shared, const Lane<S>& lane, int first, int buffer,
-                            float (&h)[S::kStates], float (&dh)[S::kStates],
-                            float (&dA)[S::kStates]) {
-  constexpr int K = S::kStates;
-  float before[kRun][K], decays[kRun][K];
+  ChannelSums from_B = {}, from_A = {}, from_C = {};
+  typename Products<S>::StateSums dB = {}, dC = {};
 #pragma unroll
-  for (int i = 0; i < kRun; ++i) {
-    const float4 in = shared.inputs[first + i][lane.channel];
-    float B[K];
-    load_row(B, &shared.B[first + i][lane.part * K]);
+  for (int t = S::kTile - 1; t >= 0; --t) {
+    const float4 low = tile.input(t, place.channel), high = tile.input(t, place.channel + 8);
+    const float dt[2] = {low.x, high.x}, dtu[2] = {low.y, high.y}, g[2] = {low.z, high.z};
+    products.add_outer(dh, g, C, t);
+    products.sum_states(from_B, dh, B, t);
+    products.sum_states(from_C, h, C, t);
+    float before[8], part[2] = {}, of_B[4] = {}, of_C[4] = {};
+    own.recall(before, t, place.lane);
 #pragma unroll
-    for (int k = 0; k < K; ++k) {
-      before[i][k] = h[k];
-      decays[i][k] = decay<S>(in.x * lane.rate[0][k]);
-      h[k] = decayed<S>(decays[i][k], h[k], in.y * B[k]);
+    for (int k = 0; k < 8; ++k) {
+      const int m = k / 2 % 2, n = k / 4 * 2 + k % 2;
+      of_B[n] = fmaf(dtu[m], dh[k], of_B[n]);
+      of_C[n] = fmaf(g[m], h[k], of_C[n]);
+      dh[k] = S::decayed(decays[t][k], dh[k]);
+      const float faded = dh[k] * before[k];
+      part[m] = fmaf(faded, rate[k], part[m]);
+      dA[k] = fmaf(faded, dt[m], dA[k]);
+      h[k] = before[k];
     }
+    products.sum_lanes(from_A, part, t);
+    products.sum_channels(dB, of_B, t);
+    products.sum_channels(dC, of_C, t);
   }
-  const int own = threadIdx.x % device::kWarp;
-  const int warp = threadIdx.x / device::kWarp;
-  float sums[3][kRun];
-#pragma unroll
-  for (int i = kRun - 1; i >= 0; --i) {
-    const float4 in = shared.inputs[first + i][lane.channel];
-    float B[K], C[K], shares[2 * K];
-    load_row(B, &shared.B[first + i][lane.part * K]);
-    load_row(C, &shared.C[first + i][lane.part * K]);
-    sums[0][i] = sums[1][i] = sums[2][i] = 0.0f;
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-      const float after = i + 1 < kRun ? before[i + 1 < kRun ? i + 1 : i][k] : h[k];
-      dh[k] += C[k] * in.z;
-      shares[k] = in.y * dh[k];
-      shares[K + k] = in.z * after;
-      sums[0][i] += dh[k] * B[k];
-      const float faded = dh[k] * decayed<S>(decays[i][k], before[i][k], 0.0f);
-      sums[1][i] += faded * lane.rate[0][k];
-      sums[2][i] += C[k] * after;
-      dA[k] += in.x * faded;
-      dh[k] = decayed<S>(decays[i][k], dh[k], 0.0f);
-    }
-    sum_over_channels<S::kLanes>(shares, own);
-    constexpr int kKept = 2 * K * S::kLanes / device::kWarp;
-#pragma unroll
-    for (int j = 0; j < kKept; ++j) {
-      const int index = own / S::kLanes * kKept + j;
-      shared.shares[buffer][warp][i][index / K][lane.part * K + index % K] = shares[j];
-    }
-  }
-#pragma unroll
-  for (int j = 0; j < 3; ++j) {
-    const float sum = device::warp_sums<S::kLanes>(sums[j], lane.part);
-    if (lane.part < kRun) shared.sums[j][first + lane.part][lane.channel] = sum;
-  }
-}
-
-// Adds what the warps have for a run's dB and dC and hands it to the slice's row of plan.shares.
-template <class S>
-__device__ void flush_shares(const BackwardShared<S>& shared, const BackwardParams& p,
-                             const CudaBackwardPlan& plan, int64_t slice, bool first_of_slice,
-                             int64_t row, int64_t token, int tokens, int64_t group, int buffer) {
-  for (int i = threadIdx.x; i < kRun * 2 * S::kAllStates; i += S::kThreads) {
-    const int t = i / (2 * S::kAllStates), which = i / S::kAllStates % 2, n = i % S::kAllStates;
-    if (t >= tokens || n >= p.states) continue;
-    float sum = 0.0f;
-#pragma unroll
-    for (int warp = 0; warp < BackwardShared<S>::kWarps; ++warp) {
-      sum += shared.shares[buffer][warp][t][which][n];
-    }
-    const int64_t place = (slice * p.batch + row) * p.length + token + t;
-    float* const to = plan.shares + ((place * p.groups + group) * 2 + which) * p.states + n;
-    *to = first_of_slice ? sum : *to + sum;
-  }
+  __syncwarp();
+  const auto sums = own.sums(place.warp);
+  store_sums(sums[0], from_B, place, S::kTile);
+  store_sums(sums[1], from_A, place, S::kTile);
+  store_sums(sums[2], from_C, place, S::kTile);
+  const auto shares = own.shares();
+  products.store_shares(shares[0], dB);
+  products.store_shares(shares[1], dC);
 }
 
 template <class S>
@@ -162,227 +114,223 @@ class BackwardBlock {
  public:
   __device__ BackwardBlock(BackwardShared<S>& shared, const BackwardParams& p,
                            const CudaBackwardPlan& plan, const BackwardAccess& access,
-                           const Checkpoints& starts, const BlockChannels& block, int64_t slice,
+                           const ChannelBlock& block, int64_t row, int64_t segment, int64_t slice,
                            bool first_of_slice)
       : shared_(shared),
         p_(p),
         plan_(plan),
         access_(access),
-        starts_(starts),
         block_(block),
-        lane_(p, block),
+        place_(plan),
+        elements_(plan),
+        products_(place_),
+        row_(row),
+        segment_(segment),
         slice_(slice),
         first_of_slice_(first_of_slice) {
     __syncthreads();  // the channels before may still be in use
-    load_channels<S>(shared_.bias, p.delta_bias, block);
-    load_channels<S>(shared_.skip, p.D, block);
+    load_channels(shared_.tile, p, block);
+    load_rates(rate_, p, block, place_);
+    if (elements_.active) {
+      shared_.skip_sums[threadIdx.x] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+      shared_.bias_sums[threadIdx.x] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    }
     __syncthreads();
   }
 
-  __device__ void sequence(int64_t s) {
-    const Sequences::Range range = p_.sequences.range(s);
-    float dh[1][S::kStates];
-    lane_.load(dh, p_.dfinal_state, p_.dfinal_state.offset(s), block_, p_.states);
-    for (int64_t t = (range.length - 1) / S::kTile * S::kTile; t >= 0 && range.length > 0;
-         t -= S::kTile) {
-      if (t > 0) {
-        lane_.load(lane_.h, starts_.states, starts_.offset(range, t), block_, p_.states);
+  __device__ void run() {
+    const int64_t begin = segment_ * plan_.segment, end = min(begin + plan_.segment, p_.length);
+    const int64_t walk_begin = segment_ / plan_.walk * plan_.walk * plan_.segment;
+    int64_t stop = end;
+    for (int64_t s = p_.sequences.sequence_of(row_, end - 1); stop > begin; --s) {
+      const Sequences::Range range = p_.sequences.range(s);
+      if (range.length == 0) continue;
+      if (stop == range.begin + range.length) {
+        load_states(dh_, p_.dfinal_state, p_.dfinal_state.offset(s), block_, place_, p_.states);
       } else {
-        lane_.load(lane_.h, p_.initial_state, p_.initial_state.offset(s), block_, p_.states);
+        load_numbers(dh_, plan_.adjoints + numbers_place<S>(plan_, row_ * plan_.segments + segment_,
+                                                            block_.index, place_));
       }
-      tile(range, t, static_cast<int>(min(int64_t{S::kTile}, range.length - t)), dh[0]);
-    }
-    if (p_.dinitial_state) {
-      lane_.store(dh, p_.dinitial_state, p_.dinitial_state.offset(s), block_, p_.states);
-    }
-  }
-
-  // Leaves what the sequences so far add to dA, dD and ddelta_bias in row `run` of plan.sums.
-  __device__ void finish(int64_t run) {
-    float* const to = plan_.sums + run * (p_.states + 2) * p_.channels;
-    lane_.for_each(block_, [&](int, int k, int64_t c, int64_t n) {
-      if (c >= 0 && n < p_.states) to[n * p_.channels + c] = dA_[k].sum;
-    });
-#pragma unroll
-    for (int i = 0; i < S::kElements; ++i) {
-      shared_.sums[0][own_token_][c_ + i] = dD_[i].sum;
-      shared_.sums[1][own_token_][c_ + i] = dbias_[i].sum;
-    }
-    __syncthreads();
-    if (threadIdx.x < block_.count) {
-#pragma unroll
-      for (int which = 0; which < 2; ++which) {
-        float sum = 0.0f;
-        for (int t = 0; t < S::kTile; ++t) sum += shared_.sums[which][t][threadIdx.x];
-        to[(p_.states + which) * p_.channels + block_.first + threadIdx.x] = sum;
+      const int64_t first = max(begin, range.begin);
+      for (int64_t t = first + (stop - 1 - first) / S::kTile * S::kTile; t >= first; t -= S::kTile) {
+        float h[8];
+        if (t == range.begin) {
+          load_states(h, p_.initial_state, p_.initial_state.offset(s), block_, place_, p_.states);
+        } else {
+          load_start(h, t, range.begin < walk_begin);
+        }
+        tile({row_, t, static_cast<int>(min(int64_t{S::kTile}, stop - t))}, h, t > begin);
       }
+      if (p_.dinitial_state && first == range.begin) {
+        store_states(dh_, p_.dinitial_state, p_.dinitial_state.offset(s), block_, place_, p_.states);
+      }
+      stop = first;
     }
+    finish();
   }
 
  private:
-  __device__ void tile(const Sequences::Range& range, int64_t begin, int tokens,
-                       float (&dh)[S::kStates]) {
-    const int64_t row = range.row, token = range.begin + begin;
-    Fetched<S> u, delta, z, dy;
-    u.load(p_.u, access_.u, row, token, tokens, block_);
-    delta.load(p_.delta, access_.delta, row, token, tokens, block_);
-    dy.load(p_.dy, access_.dy, row, token, tokens, block_);
-    if (p_.z) z.load(p_.z, access_.z, row, token, tokens, block_);
-    StateRows<S> rows(p_, access_.states);
-    rows.fetch(row, token, tokens, block_.group);
-    rows.store(shared_.B[0], shared_.C[0], row, token, tokens, block_.group);
-    float dt[S::kElements], dsum[S::kElements];
+  // The state before token t. `carried`: what came into the walk counts.
+  __device__ void load_start(float (&h)[8], int64_t t, bool carried) const {
+    const int64_t slot = row_ * plan_.slots + t / S::kTile;
+    load_numbers(h, plan_.states + numbers_place<S>(plan_, slot, block_.index, place_));
+    if (!carried) return;
+    float carry[8];
+    load_numbers(carry, plan_.walk_states + numbers_place<S>(plan_, row_ * plan_.walks + segment_ / plan_.walk,
+                                                             block_.index, place_));
+    const float* const elapsed =
+        plan_.elapsed + (slot * p_.groups * plan_.per_group + block_.index) * plan_.width;
+    const float dt[2] = {elapsed[place_.channel], elapsed[place_.channel + 8]};
 #pragma unroll
-    for (int i = 0; i < S::kElements; ++i) {
-      const bool used = own_token_ < tokens && c_ + i < block_.count;
-      dt[i] = used ? step_size<S>(delta[i] + shared_.bias[c_ + i], p_.softplus) : 0.0f;
-      dsum[i] = p_.z ? dy[i] * device::silu(z[i]) : dy[i];
-      shared_.inputs[own_token_][c_ + i] = make_float4(dt[i], dt[i] * u[i], dsum[i], 0.0f);
+    for (int k = 0; k < 8; ++k) {
+      h[k] = fmaf(device::exp2_approx(dt[k / 2 % 2] * rate_[k]), carry[k], h[k]);
     }
-    __syncthreads();
-    scan(row, token, tokens, dh);
-    __syncthreads();
-
-    float du[S::kElements], ddelta[S::kElements], dz[S::kElements];
-#pragma unroll
-    for (int i = 0; i < S::kElements; ++i) {
-      const int c = c_ + i;
-      const float from_B = shared_.sums[0][own_token_][c];
-      const float ddt = u[i] * from_B + device::kLn2 * shared_.sums[1][own_token_][c];
-      const float y = shared_.sums[2][own_token_][c] + shared_.skip[c] * u[i];
-      du[i] = dt[i] * from_B + shared_.skip[c] * dsum[i];
-      ddelta[i] = p_.softplus ? ddt * device::sigmoid(delta[i] + shared_.bias[c]) : ddt;
-      dz[i] = p_.z ? dy[i] * y * device::silu_slope(z[i]) : 0.0f;
-      if (own_token_ < tokens && c < block_.count) {
-        dD_[i].add(dsum[i] * u[i]);
-        dbias_[i].add(ddelta[i]);
-      }
-    }
-    if (p_.du) store_elements<S>(p_.du, access_.du, row, token, tokens, block_, du);
-    if (p_.ddelta) store_elements<S>(p_.ddelta, access_.ddelta, row, token, tokens, block_, ddelta);
-    if (p_.dz) store_elements<S>(p_.dz, access_.dz, row, token, tokens, block_, dz);
   }
 
-  __device__ void scan(int64_t row, int64_t token, int tokens, float (&dh)[S::kStates]) {
-    constexpr int K = S::kStates;
-    const int runs = (tokens + kRun - 1) / kRun;
-    float start[K], h[K], dA[K] = {};
-#pragma unroll
-    for (int k = 0; k < K; ++k) start[k] = h[k] = lane_.h[0][k];
-#pragma unroll 1
-    for (int run = 1; run < runs; ++run) {
-#pragma unroll
-      for (int i = 0; i < kRun; ++i) {
-        const int t = (run - 1) * kRun + i;
-        const float4 in = shared_.inputs[t][lane_.channel];
-        float B[K];
-        load_row(B, &shared_.B[t][lane_.part * K]);
-#pragma unroll
-        for (int k = 0; k < K; ++k) {
-          h[k] = decayed<S>(decay<S>(in.x * lane_.rate[0][k]), h[k], in.y * B[k]);
-        }
-      }
-      store_start<S>(shared_, run, h);
+  // `more`: the tile before this one comes next.
+  __device__ void tile(const Tile& tile, float (&h)[8], bool more) {
+    if (elements_.active) {
+      stage_elements(shared_.tile, p_, access_, elements_, block_, tile, true,
+                     [&](int i, float of_y, float of_dt) {
+                       shared_.slopes[i][threadIdx.x] = make_float2(of_y, of_dt);
+                     });
     }
-#pragma unroll 1
-    for (int run = runs - 1; run >= 0; --run) {
-      if (run > 0) {
-        load_start<S>(h, shared_, run);
+    stage_rows<S>(shared_.tile.B, p_.B, access_.B, plan_, p_, row_, tile.first, tile.tokens,
+                  block_.group);
+    stage_rows<S>(shared_.tile.C, p_.C, access_.C, plan_, p_, row_, tile.first, tile.tokens,
+                  block_.group);
+    if (more && elements_.active) {
+      const int64_t before = max(tile.first - S::kTile, int64_t{0});
+      elements_.prefetch(p_.u, access_.u, row_, before, block_);
+      elements_.prefetch(p_.delta, access_.delta, row_, before, block_);
+      elements_.prefetch(p_.dy, access_.dy, row_, before, block_);
+      if (p_.z) elements_.prefetch(p_.z, access_.z, row_, before, block_);
+    }
+    __syncthreads();
+    scan_tile_back(shared_, products_, place_, rate_, h, dh_, dA_);
+    __syncthreads();
+    if (elements_.active) finish_elements(tile);
+    if (plan_.shares) flush_shares(tile);
+  }
+
+  __device__ float sum_of(int which, int channel) const {
+    const int first = channel / kWarpChannels * plan_.state_tiles;
+    float sum = 0.0f;
+    for (int i = 0; i < plan_.state_tiles; ++i) {
+      sum += shared_.warps[first + i].sums(first + i)[which][channel % kWarpChannels][elements_.token];
+    }
+    return sum;
+  }
+
+  __device__ void finish_elements(const Tile& tile) {
+    constexpr int kCount = S::kElements;
+    float du[kCount], ddelta[kCount], dz[kCount];
+    float4 skip_sums = shared_.skip_sums[threadIdx.x], bias_sums = shared_.bias_sums[threadIdx.x];
+    float* const skip_sum = &skip_sums.x;
+    float* const bias_sum = &bias_sums.x;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int c = elements_.channel + i;
+      const float4 in = shared_.tile.input(elements_.token, c);
+      const float2 slope = shared_.slopes[i][threadIdx.x];
+      const float skip = shared_.tile.skip[c];
+      const float from_B = sum_of(0, c);
+      const float ddt = in.w * from_B + device::kLn2 * sum_of(1, c);
+      du[i] = in.x * from_B + skip * in.z;
+      ddelta[i] = ddt * slope.y;
+      dz[i] = slope.x * (sum_of(2, c) + skip * in.w);
+      const bool used = elements_.token < tile.tokens && c < block_.count;
+      skip_sum[i] += used ? in.z * in.w : 0.0f;
+      bias_sum[i] += used ? ddelta[i] : 0.0f;
+    }
+    shared_.skip_sums[threadIdx.x] = skip_sums;
+    shared_.bias_sums[threadIdx.x] = bias_sums;
+    const auto store = [&](const Tensor& tensor, bool vectors, const float(&values)[kCount]) {
+      if (tensor) {
+        elements_.store(values, tensor, vectors, row_, tile.first, tile.tokens, block_);
+      }
+    };
+    store(p_.du, access_.du, du);
+    store(p_.ddelta, access_.ddelta, ddelta);
+    store(p_.dz, access_.dz, dz);
+  }
+
+  // Adds what the warps have for the tile's dB and dC and hands it to the slice's row of plan.shares.
+  __device__ void flush_shares(const Tile& tile) {
+    const int per_row = plan_.state_tiles * (kWarpStates / 2);
+    for (int i = threadIdx.x; i < 2 * S::kTile * per_row; i += S::kThreads) {
+      const int n = i % per_row * 2, t = i / per_row % S::kTile, which = i / per_row / S::kTile;
+      if (t >= tile.tokens || n >= p_.states) continue;
+      float2 sum = make_float2(0.0f, 0.0f);
+      for (int warp = n / kWarpStates; warp < S::kWarps; warp += plan_.state_tiles) {
+        const float2 share = *reinterpret_cast<const float2*>(
+            &shared_.warps[warp].shares()[which][t][n % kWarpStates]);
+        sum.x += share.x;
+        sum.y += share.y;
+      }
+      const int64_t at = (slice_ * p_.batch + row_) * p_.length + tile.first + t;
+      float* const to =
+          plan_.shares + ((at * p_.groups + block_.group) * 2 + which) * p_.states + n;
+      if (p_.states % 2 == 0) {
+        auto* const pair = reinterpret_cast<float2*>(to);
+        if (!first_of_slice_) sum = make_float2(pair->x + sum.x, pair->y + sum.y);
+        *pair = sum;
       } else {
-#pragma unroll
-        for (int k = 0; k < K; ++k) h[k] = start[k];
+        to[0] = first_of_slice_ ? sum.x : to[0] + sum.x;
+        if (n + 1 < p_.states) to[1] = first_of_slice_ ? sum.y : to[1] + sum.y;
       }
-      constexpr int kBuffers = BackwardShared<S>::kBuffers;
-      reverse_run<S>(shared_, lane_, run * kRun, run % kBuffers, h, dh, dA);
-      if (!plan_.shares) continue;
-      __syncthreads();
-      flush_shares<S>(shared_, p_, plan_, slice_, first_of_slice_, row, token + run * kRun,
-                      tokens - run * kRun, block_.group, run % kBuffers);
-      if (kBuffers == 1) __syncthreads();
     }
-#pragma unroll
-    for (int k = 0; k < K; ++k) dA_[k].add(dA[k]);
+  }
+
+  // Leaves what the segment adds to dA, dD and ddelta_bias in its row of plan.sums.
+  __device__ void finish() {
+    float* const to =
+        plan_.sums + (row_ * plan_.segments + segment_) * (p_.states + 2) * p_.channels;
+    place_.for_each([&](int k, int c, int n) {
+      if (c < block_.count && n < p_.states) to[n * p_.channels + block_.first + c] = dA_[k];
+    });
+    __syncthreads();
+    const int width = static_cast<int>(plan_.width);
+    for (int i = threadIdx.x; i < 2 * width; i += S::kThreads) {
+      const int which = i / width, c = i % width;
+      if (c >= block_.count) continue;
+      const float4* const sums = which ? shared_.bias_sums : shared_.skip_sums;
+      float sum = 0.0f;
+      for (int t = 0; t < S::kTile; ++t) {
+        sum += reinterpret_cast<const float*>(&sums[(t * width + c) / S::kElements])[c % S::kElements];
+      }
+      to[(p_.states + which) * p_.channels + block_.first + c] = sum;
+    }
   }
 
   BackwardShared<S>& shared_;
   const BackwardParams& p_;
   const CudaBackwardPlan& plan_;
   const BackwardAccess& access_;
-  const Checkpoints& starts_;
-  const BlockChannels block_;
-  Lane<S> lane_;
-  const int64_t slice_;
+  const ChannelBlock block_;
+  const LanePlace place_;
+  const ElementPlace<S> elements_;
+  const Products<S> products_;
+  const int64_t row_, segment_, slice_;
   const bool first_of_slice_;
-  const int c_ = threadIdx.x % S::kGroups * S::kElements;
-  const int own_token_ = threadIdx.x / S::kGroups;
-  CompensatedSum dA_[S::kStates];
-  CompensatedSum dD_[S::kElements], dbias_[S::kElements];
+  float rate_[8], dh_[8], dA_[8] = {};
 };
 
-// A block for every (range of sequences, group, slice), slices fastest.
+// A block for every (row, segment, group, slice), slices fastest.
 template <class S>
-__global__ void __launch_bounds__(S::kThreads, 2)
+__global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 3 : 1)
     backward_kernel(const __grid_constant__ BackwardParams p,
                     const __grid_constant__ CudaBackwardPlan plan,
-                    const __grid_constant__ Checkpoints starts,
                     const __grid_constant__ BackwardAccess access) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<BackwardShared<S>*>(memory);
   const int64_t slice = blockIdx.x % plan.slices;
   const int64_t group = blockIdx.x / plan.slices % p.groups;
-  const int64_t run = blockIdx.x / plan.slices / p.groups;
-  const int64_t per_group = (p.channels / p.groups + S::kWidth - 1) / S::kWidth;
-  const int64_t first = p.sequences.count() * run / plan.runs;
-  const int64_t last = p.sequences.count() * (run + 1) / plan.runs;
-  for (int64_t i = slice; i < per_group; i += plan.slices) {
-    const BlockChannels block(p, group * per_group + i, S::kWidth);
-    BackwardBlock<S> work(shared, p, plan, access, starts, block, slice, i == slice);
-    for (int64_t s = first; s < last; ++s) work.sequence(s);
-    work.finish(run);
-  }
-}
-
-inline constexpr int kReduceThreads = 256;
-
-// dB and dC: the slices' shares, added in order. A thread for every (row, token, group, n).
-template <class T>
-__global__ void __launch_bounds__(kReduceThreads)
-    reduce_shares_kernel(const __grid_constant__ BackwardParams p,
-                         const __grid_constant__ CudaBackwardPlan plan) {
-  const int64_t index = int64_t{blockIdx.x} * kReduceThreads + threadIdx.x;
-  const int64_t count = p.batch * p.length * p.groups * p.states;
-  if (index >= count) return;
-  const int64_t n = index % p.states, outer = index / p.states;
-  const float* from = plan.shares + outer * 2 * p.states + n;
-  float dB = 0.0f, dC = 0.0f;
-#pragma unroll 8
-  for (int64_t slice = 0; slice < plan.slices; ++slice, from += 2 * count) {
-    dB += from[0];
-    dC += from[p.states];
-  }
-  const int64_t group = outer % p.groups, t = outer / p.groups % p.length;
-  const int64_t row = outer / p.groups / p.length;
-  if (p.dB) *p.dB.at<T>(row, t, group, n) = device::from_float<T>(dB);
-  if (p.dC) *p.dC.at<T>(row, t, group, n) = device::from_float<T>(dC);
-}
-
-// dA, dD and ddelta_bias: the ranges' sums, added in order. A thread for every (n or one of the two, d).
-__global__ void __launch_bounds__(kReduceThreads)
-    reduce_sums_kernel(const __grid_constant__ BackwardParams p,
-                       const __grid_constant__ CudaBackwardPlan plan) {
-  const int64_t index = int64_t{blockIdx.x} * kReduceThreads + threadIdx.x;
-  const int64_t count = (p.states + 2) * p.channels;
-  if (index >= count) return;
-  float sum = 0.0f;
-#pragma unroll 8
-  for (int64_t run = 0; run < plan.runs; ++run) sum += plan.sums[run * count + index];
-  const int64_t n = index / p.channels, d = index % p.channels;
-  if (n < p.states) {
-    if (p.dA) *p.dA.at<float>(d, n) = sum;
-  } else if (n == p.states) {
-    if (p.dD) *p.dD.at<float>(d) = sum;
-  } else if (p.ddelta_bias) {
-    *p.ddelta_bias.at<float>(d) = sum;
+  const int64_t segment = blockIdx.x / plan.slices / p.groups % plan.segments;
+  const int64_t row = blockIdx.x / plan.slices / p.groups / plan.segments;
+  for (int64_t i = slice; i < plan.per_group; i += plan.slices) {
+    const ChannelBlock block(p, plan, group * plan.per_group + i);
+    BackwardBlock<S>(shared, p, plan, access, block, row, segment, slice, i == slice).run();
   }
 }
 

@@ -2,7 +2,6 @@
 #include "device/launch.cuh"
 #include "scan/scan_blocks.hpp"
 #include "scan/selective_scan/selective_scan_cuda.hpp"
-#include "scan/selective_scan/selective_scan_kernel_backward.cuh"
 #include "scan/selective_scan/selective_scan_kernel_forward.cuh"
 #include "scan/selective_scan/selective_scan_kernel_step.cuh"
 
@@ -69,71 +68,12 @@ void dispatch_forward(const device::Launcher& launch, const ForwardParams& p,
   });
 }
 
-template <class S>
-void launch_backward(const device::Launcher& launch, const BackwardParams& p,
-                     const CudaBackwardPlan& plan, const Checkpoints& starts) {
-  const BackwardAccess access = {vectors<S>(p, p.u),  vectors<S>(p, p.delta),
-                                 vectors<S>(p, p.z),  vectors<S>(p, p.dy),
-                                 vectors<S>(p, p.du), vectors<S>(p, p.ddelta),
-                                 vectors<S>(p, p.dz), states_in_vectors<typename S::T>(p)};
-  launch(backward_kernel<S>, plan.runs * p.groups * plan.slices, S::kThreads,
-         sizeof(BackwardShared<S>), p, plan, starts, access);
-}
-
-// The states where tiles start, as a forward with checkpoints writes them.
-ForwardParams states_forward(const BackwardParams& p, const Checkpoints& starts) {
-  ForwardParams forward;
-  static_cast<Inputs&>(forward) = p;
-  forward.sequences = p.sequences;
-  forward.initial_state = p.initial_state;
-  forward.checkpoints = starts;
-  return forward;
-}
-
 }  // namespace
 
 void cuda_forward(const ForwardParams& p, void* stream) {
   const device::Launcher launch(p.device, stream, Forward::name);
   dispatch_float(p.u.type, [&](auto type) {
     dispatch_forward<typename decltype(type)::type, true>(launch, p, {});
-  });
-}
-
-void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* stream) {
-  const device::Launcher launch(p.device, stream, Backward::name);
-  const int64_t tile = cuda_backward_tile(plan.split);
-  Checkpoints starts;
-  starts.every = tile;
-  Tensor& states = starts.states;
-  states.data = plan.states;
-  states.type = Type::fp32;
-  states.ndim = 4;
-  const int64_t shape[] = {p.batch, p.length / tile, p.channels, p.states};
-  int64_t stride = 1;
-  for (int axis = 3; axis >= 0; --axis) {
-    states.shape[axis] = shape[axis];
-    states.stride[axis] = stride;
-    stride *= shape[axis];
-  }
-  dispatch_float(p.u.type, [&](auto type) {
-    using T = typename decltype(type)::type;
-    if (p.length > tile) {
-      dispatch_forward<T, false>(launch, states_forward(p, starts), p.checkpoints);
-    }
-    dispatch_split(plan.split, [&](auto lanes, auto k) {
-      constexpr CudaSplit split{lanes.value, k.value};
-      launch_backward<Shape<T, lanes.value, k.value, 1, cuda_backward_tile(split)>>(launch, p, plan,
-                                                                                    starts);
-    });
-    if (p.dB || p.dC) {
-      launch(reduce_shares_kernel<T>,
-             ceil_div(p.batch * p.length * p.groups * p.states, kReduceThreads), kReduceThreads, 0,
-             p, plan);
-    }
-    if (p.dA || p.dD || p.ddelta_bias) {
-      launch(reduce_sums_kernel, ceil_div((p.states + 2) * p.channels, kReduceThreads),
-             kReduceThreads, 0, p, plan);
-    }
   });
 }
 
