@@ -8,7 +8,8 @@ namespace hax::selective_scan {
 
 // A warp holds 16 channels by 16 states, 8 of the 256 numbers a lane. Blocks are of kFewWarps for up to
 // 64 states and of kManyWarps beyond; they go through their tokens in tiles.
-inline constexpr int kWarpChannels = 16, kWarpStates = 16, kWarpNumbers = kWarpChannels * kWarpStates;
+inline constexpr int kWarpChannels = 16, kWarpStates = 16,
+                     kWarpNumbers = kWarpChannels * kWarpStates;
 inline constexpr int kFewWarps = 4, kManyWarps = 16;
 inline constexpr int backward_tile(int warps) { return warps == kFewWarps ? 8 : 4; }
 
@@ -30,10 +31,10 @@ struct CudaBackwardPlan {
   float* states;       // (B, slots, numbers): where tiles start, seen from the walk's start
   float* elapsed;      // (B, slots, blocks, width): sums of dt since the walk's start; if walks > 1
   float* walk_states;  // (B, walks, numbers): at walks' ends, then what comes in; if walks > 1
-  float* decays;       // (B, segments, numbers): over whole segments, 0 with a boundary; if segments > 1
-  float* adjoints;     // (B, segments, numbers): at segments' starts, then what comes in at their ends
-  float* shares;       // (slices, B, L, G, 2, N): what each slice adds to dB and dC
-  float* sums;         // (B segments, N + 2, D): what each segment adds to dA, dD, ddelta_bias
+  float* decays;  // (B, segments, numbers): over whole segments, 0 with a boundary; if segments > 1
+  float* adjoints;  // (B, segments, numbers): at segments' starts, then what comes in at their ends
+  float* shares;    // (slices, B, L, G, 2, N): what each slice adds to dB and dC
+  float* sums;      // (B segments, N + 2, D): what each segment adds to dA, dD, ddelta_bias
 };
 
 }  // namespace hax::selective_scan

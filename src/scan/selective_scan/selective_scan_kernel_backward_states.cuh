@@ -10,34 +10,38 @@ namespace hax::selective_scan {
 // What a lane carries from tile to tile.
 struct Sweep {
   float h[8];
-  float elapsed[2];           // sum of dt since the walk's start
+  float elapsed[2];            // sum of dt since the walk's start
   float decay[8], adjoint[8];  // since the segment's start
 };
 
 template <class S, bool kAdjoint>
 __device__ void sweep_tile(const TileShared<S>& shared, const Products<S>& products,
                            const LanePlace& place, const float (&rate)[8], Sweep& sweep) {
-  typename Products<S>::Row B, C;
-  products.load(B, shared.B[place.state_tile], false);
-  if (kAdjoint) products.load(C, shared.C[place.state_tile], false);
+#pragma unroll 1
+  for (int first = 0; first < S::kTile; first += S::kRun) {
+    typename Products<S>::Outer B, C;
+    products.load_outer(B, &shared.rows[0][place.state_tile][first]);
+    if (kAdjoint) products.load_outer(C, &shared.rows[1][place.state_tile][first]);
 #pragma unroll
-  for (int t = 0; t < S::kTile; ++t) {
-    const float4 low = shared.input(t, place.channel), high = shared.input(t, place.channel + 8);
-    const float dt[2] = {low.x, high.x}, dtu[2] = {low.y, high.y}, g[2] = {low.z, high.z};
-    float added[8] = {}, given[8] = {};
-    products.add_outer(added, dtu, B, t);
-    if (kAdjoint) products.add_outer(given, g, C, t);
+    for (int t = 0; t < S::kRun; ++t) {
+      const float4 low = shared.input(first + t, place.channel);
+      const float4 high = shared.input(first + t, place.channel + 8);
+      const float dt[2] = {low.x, high.x}, dtu[2] = {low.y, high.y}, g[2] = {low.z, high.z};
+      float added[8] = {}, given[8] = {};
+      products.add_outer(added, dtu, B, t);
+      if (kAdjoint) products.add_outer(given, g, C, t);
 #pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      const float decay = S::decay(dt[k / 2 % 2] * rate[k]);
-      sweep.h[k] = S::decayed(decay, sweep.h[k], added[k]);
-      if (kAdjoint) {
-        sweep.decay[k] = S::decayed(decay, sweep.decay[k]);
-        sweep.adjoint[k] = fmaf(sweep.decay[k], given[k], sweep.adjoint[k]);
+      for (int k = 0; k < 8; ++k) {
+        const float decay = S::decay(dt[k % 2] * rate[k]);
+        sweep.h[k] = S::decayed(decay, sweep.h[k], added[result_place(k)]);
+        if (kAdjoint) {
+          sweep.decay[k] = S::decayed(decay, sweep.decay[k]);
+          sweep.adjoint[k] = fmaf(sweep.decay[k], given[result_place(k)], sweep.adjoint[k]);
+        }
       }
+      sweep.elapsed[0] += dt[0];
+      sweep.elapsed[1] += dt[1];
     }
-    sweep.elapsed[0] += dt[0];
-    sweep.elapsed[1] += dt[1];
   }
 }
 
@@ -52,9 +56,10 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 4 : 1)
   const int64_t walk = blockIdx.x / blocks % plan.walks, row = blockIdx.x / blocks / plan.walks;
   const ChannelBlock block(p, plan, blockIdx.x % blocks);
   const LanePlace place(plan);
-  const ElementPlace<S> elements(plan);
+  const ElementPlace<S> elements(plan, block);
   const Products<S> products(place);
-  load_channels(shared, p, block);
+  const int64_t walk_begin = walk * plan.walk * plan.segment;
+  ready_tiles(shared, p, elements, block, row, walk_begin);
   float rate[8];
   load_rates(rate, p, block, place);
   Sweep sweep = {};
@@ -65,14 +70,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 4 : 1)
     if (elements.active) {
       stage_elements(shared, p, access, elements, block, tile, adjoint, [](int, float, float) {});
     }
-    stage_rows<S>(shared.B, p.B, access.B, plan, p, tile.row, tile.first, tile.tokens, block.group);
-    if (adjoint) {
-      stage_rows<S>(shared.C, p.C, access.C, plan, p, tile.row, tile.first, tile.tokens,
-                    block.group);
-    }
+    stage_rows(shared, p, access, plan, tile, adjoint);
     if (slot >= 0) {
-      store_numbers(plan.states + numbers_place<S>(plan, row * plan.slots + slot, block.index, place),
-                    sweep.h);
+      store_numbers(
+          plan.states + numbers_place<S>(plan, row * plan.slots + slot, block.index, place),
+          sweep.h);
       if (plan.walks > 1 && place.state_tile == 0 && place.c == 0) {
         float* const to =
             plan.elapsed + ((row * plan.slots + slot) * blocks + block.index) * plan.width;
@@ -93,10 +95,10 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 4 : 1)
     const int64_t begin = segment * plan.segment, end = min(begin + plan.segment, p.length);
     bool adjoint = false;
     p.sequences.for_each_piece(
-        row, begin, end,
-        [&](int64_t s, const Sequences::Range& range, int64_t from, int64_t to) {
+        row, begin, end, [&](int64_t s, const Sequences::Range& range, int64_t from, int64_t to) {
           if (from == 0) {
-            load_states(sweep.h, p.initial_state, p.initial_state.offset(s), block, place, p.states);
+            load_states(sweep.h, p.initial_state, p.initial_state.offset(s), block, place,
+                        p.states);
           }
           // Only a segment's first piece takes part in what passes through it.
           adjoint = segment > 0 && from > 0;
@@ -106,11 +108,13 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 4 : 1)
           }
           for (int64_t t = from; t < to; t += S::kTile) {
             const int64_t first = range.begin + t;
-            run_tile({row, first, static_cast<int>(min(int64_t{S::kTile}, to - t))},
+            run_tile({static_cast<int>(first - walk_begin),
+                      static_cast<int>(min(int64_t{S::kTile}, to - t))},
                      t > 0 ? first / S::kTile : int64_t{-1}, adjoint);
           }
           if (!adjoint) return;
-          const int64_t at = numbers_place<S>(plan, row * plan.segments + segment, block.index, place);
+          const int64_t at =
+              numbers_place<S>(plan, row * plan.segments + segment, block.index, place);
           if (to == range.length) {
             float given[8];
             load_states(given, p.dfinal_state, p.dfinal_state.offset(s), block, place, p.states);
@@ -131,9 +135,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 4 : 1)
     }
   }
   if (plan.walks > 1) {
-    store_numbers(plan.walk_states + numbers_place<S>(plan, row * plan.walks + walk, block.index,
-                                                      place),
-                  sweep.h);
+    store_numbers(
+        plan.walk_states + numbers_place<S>(plan, row * plan.walks + walk, block.index, place),
+        sweep.h);
   }
 }
 

@@ -1,7 +1,8 @@
 // Tiles of the selective scan's backward: a few tokens of a block's channels. Threads first go over the
 // tile's elements, four channels of a token each, then warps over its states, as fragments of tensor
 // cores hold them: lane 4 r + c has channels r and r + 8 with states 2c, 2c + 1, 8 + 2c and 9 + 2c. Number
-// 4j + 2h + e of a lane is state 8j + 2c + e of channel r + 8h.
+// 4e + 2j + m of a lane is state 8j + 2c + e of channel r + 8m, as operands have it. Results of products have
+// number 4j + 2m + e there.
 #pragma once
 
 #include "device/element.cuh"
@@ -21,6 +22,8 @@ struct BackwardShape {
   static constexpr int kWarps = Warps;
   static constexpr int kThreads = Warps * device::kWarp;
   static constexpr int kTile = backward_tile(Warps);
+  static constexpr int kRun = 4;  // tokens whose decays a lane keeps
+  static constexpr int kRuns = kTile / kRun;
   static constexpr int kMostChannels = Warps == kFewWarps ? 64 : 32;
   static constexpr int kMostStateTiles = Warps == kFewWarps ? 4 : 16;
   static constexpr int kElements = 4;  // of a thread
@@ -44,7 +47,7 @@ struct BackwardShape {
 
 // Which tensors can be moved in vectors.
 struct BackwardAccess {
-  bool u, delta, z, dy, du, ddelta, dz, B, C;
+  bool u, delta, z, dy, du, ddelta, dz, states;
 };
 
 // Channels that a block owns, all of one group.
@@ -75,10 +78,21 @@ struct LanePlace {
   __device__ void for_each(F&& f) const {
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      f(k, channel + k / 2 % 2 * 8, state_tile * kWarpStates + k / 4 * 8 + 2 * c + k % 2);
+      f(k, channel + k % 2 * 8, state_tile * kWarpStates + k / 2 % 2 * 8 + 2 * c + k / 4);
     }
   }
 };
+
+// Place in results of products of number k.
+__host__ __device__ constexpr int result_place(int k) { return k / 2 % 2 * 4 + k % 2 * 2 + k / 4; }
+__device__ inline void to_results(float (&to)[8], const float (&from)[8]) {
+#pragma unroll
+  for (int k = 0; k < 8; ++k) to[result_place(k)] = from[k];
+}
+__device__ inline void from_results(float (&to)[8], const float (&from)[8]) {
+#pragma unroll
+  for (int k = 0; k < 8; ++k) to[k] = from[result_place(k)];
+}
 
 // A lane's numbers among those that a plan's arrays keep, row after row.
 template <class S>
@@ -126,112 +140,149 @@ struct ElementPlace {
   using T = typename S::T;
   static constexpr int kCount = S::kElements;
   const int token, channel;
-  const bool active;
+  const bool active;  // some of the channels are the block's
 
-  __device__ explicit ElementPlace(const CudaBackwardPlan& plan)
+  __device__ ElementPlace(const CudaBackwardPlan& plan, const ChannelBlock& block)
       : token(threadIdx.x / (static_cast<int>(plan.width) / kCount)),
         channel(threadIdx.x % (static_cast<int>(plan.width) / kCount) * kCount),
-        active(token < S::kTile) {}
+        active(token < S::kTile && channel < block.count) {}
 
-  // Of a (B, L, D) tensor; zeros beyond `tokens` and the block's channels.
-  __device__ void load(float (&to)[kCount], const Tensor& tensor, bool vectors, int64_t row,
-                       int64_t first, int tokens, const ChannelBlock& block) const {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) to[i] = 0.0f;
-    if (token >= tokens) return;
-    const T* const from = tensor.at<T>(row, first + token);
+  // The first of them in the tile that starts with token `first` of a (B, L, D) tensor.
+  __device__ T* at(const Tensor& tensor, int64_t row, int64_t first,
+                   const ChannelBlock& block) const {
+    return tensor ? tensor.at<T>(row, first + token, block.first + channel) : nullptr;
+  }
+
+  __device__ void load(float (&to)[kCount], const T* from, const Tensor& tensor, bool vectors,
+                       const ChannelBlock& block) const {
     if (vectors) {
-      if (channel < block.count) {
-        device::unpack(to, device::load_packed<T, kCount>(from + block.first + channel));
-      }
+      device::unpack(to, device::load_packed<T, kCount>(from));
     } else {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        if (channel + i < block.count) {
-          to[i] = device::to_float(from[(block.first + channel + i) * tensor.stride[2]]);
-        }
+        to[i] = channel + i < block.count ? device::to_float(from[i * tensor.stride[2]]) : 0.0f;
       }
     }
   }
-  __device__ void store(const float (&from)[kCount], const Tensor& tensor, bool vectors,
-                        int64_t row, int64_t first, int tokens, const ChannelBlock& block) const {
-    if (token >= tokens) return;
-    T* const to = tensor.at<T>(row, first + token);
+  __device__ void store(const float (&from)[kCount], T* to, const Tensor& tensor, bool vectors,
+                        const ChannelBlock& block) const {
     if (vectors) {
-      if (channel < block.count) {
-        device::store_packed<T, kCount>(to + block.first + channel, from);
-      }
+      device::store_packed<T, kCount>(to, from);
     } else {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        if (channel + i < block.count) {
-          to[(block.first + channel + i) * tensor.stride[2]] = device::from_float<T>(from[i]);
-        }
+        if (channel + i < block.count) to[i * tensor.stride[2]] = device::from_float<T>(from[i]);
       }
     }
   }
+};
 
-  // Fetches the vector of a tile to come into the L2 cache.
-  __device__ void prefetch(const Tensor& tensor, bool vectors, int64_t row, int64_t first,
-                           const ChannelBlock& block) const {
-    if (!vectors || channel >= block.count) return;
-    const T* const from = tensor.at<T>(row, first + token) + block.first + channel;
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-  }
+// A thread's neighbouring states of one of a tile's tokens, in B or C; the same of every kStep-th 16 states.
+template <class S>
+struct RowPlace {
+  static constexpr int kPairs = kWarpStates / 2;
+  static constexpr int kStep = S::kThreads / (2 * S::kTile * kPairs);
+  static_assert(kStep > 0 && kStep <= S::kMostStateTiles);
+  const int pair = threadIdx.x % kPairs, token = threadIdx.x / kPairs % S::kTile;
+  const int which = threadIdx.x / kPairs / S::kTile % 2;  // 0: B, 1: C
+  const int state_tile = threadIdx.x / kPairs / S::kTile / 2;
+
+  __device__ int state() const { return state_tile * kWarpStates + 2 * pair; }
 };
 
 // Place of a channel in a row of 16-byte pieces: permuted so that threads with four channels each meet as
 // rarely in a bank as lanes with one.
 __device__ inline int piece_place(int channel) { return channel ^ (channel / 8 & 3); }
 
-inline constexpr int kRowStride = 24;  // of a tile's B and C: no bank conflicts by token or by state
+// A token's B or C of 16 states: state 8j + 2c + e at 4c + 2e + j. No bank conflicts by token or by state.
+using StateRow = float[24];
 
-// A tile's B and C of 16 states.
-template <class S>
-using StateRows = float[S::kTile][kRowStride];
+enum ElementTensor { kU, kDelta, kDy, kZ, kDu, kDdelta, kDz, kElementTensors };
 
-// Brings a tile's B and C to shared memory, zeros beyond `tokens` and N.
-template <class S>
-__device__ void stage_rows(StateRows<S>* to, const Tensor& tensor, bool pairs,
-                           const CudaBackwardPlan& plan, const Inputs& in, int64_t row,
-                           int64_t first, int tokens, int64_t group) {
-  using T = typename S::T;
-  const int per_row = plan.state_tiles * (kWarpStates / 2);
-  for (int i = threadIdx.x; i < S::kTile * per_row; i += S::kThreads) {
-    const int t = i / per_row, n = i % per_row * 2;
-    float2 values = make_float2(0.0f, 0.0f);
-    if (t < tokens && n < in.states) {
-      const T* const from = tensor.at<T>(row, first + t, group);
-      if (pairs) {
-        const auto pair = device::load_packed<T, 2>(from + n);
-        values = make_float2(device::to_float(pair.values[0]), device::to_float(pair.values[1]));
-      } else {
-        values.x = device::to_float(from[n * tensor.stride[3]]);
-        if (n + 1 < in.states) values.y = device::to_float(from[(n + 1) * tensor.stride[3]]);
-      }
-    }
-    *reinterpret_cast<float2*>(&to[n / kWarpStates][t][n % kWarpStates]) = values;
-  }
-}
-
-// What a block holds of a tile for its warps.
+// What a block holds of a tile for its warps, and of a segment for each thread: where its elements lie, for
+// registers are short.
 template <class S>
 struct TileShared {
-  float4 inputs[S::kTile][S::kMostChannels];  // dt, dt u, gradient of y before the gate, u
-  StateRows<S> B[S::kMostStateTiles], C[S::kMostStateTiles];
+  using T = typename S::T;
+  static constexpr int kStagers = S::kTile * S::kMostChannels / S::kElements;
+  float4 inputs[S::kTile][S::kMostChannels];       // dt, dt u, gradient of y before the gate, u
+  StateRow rows[2][S::kMostStateTiles][S::kTile];  // B, C
   float bias[S::kMostChannels], skip[S::kMostChannels];  // delta_bias, D
+  T* elements[kElementTensors][kStagers];
+  const T* states[S::kThreads];
 
   __device__ const float4& input(int t, int channel) const {
     return inputs[t][piece_place(channel)];
   }
 };
 
+// The tensor's element for token `first` of the segment.
+template <class T>
+__device__ T* advanced(T* at, const Tensor& tensor, int first) {
+  return at + first * tensor.stride[1];
+}
+
+// Readies a block for `block`'s channels, from token `begin` of a row on.
 template <class S>
-__device__ void load_channels(TileShared<S>& shared, const Inputs& in, const ChannelBlock& block) {
+__device__ void ready_tiles(TileShared<S>& shared, const BackwardParams& p,
+                            const ElementPlace<S>& place, const ChannelBlock& block, int64_t row,
+                            int64_t begin) {
+  using T = typename S::T;
+  __syncthreads();  // the channels before may still be in use
   for (int c = threadIdx.x; c < S::kMostChannels; c += S::kThreads) {
     const bool used = c < block.count;
-    shared.bias[c] = used && in.delta_bias ? *in.delta_bias.at<float>(block.first + c) : 0.0f;
-    shared.skip[c] = used && in.D ? *in.D.at<float>(block.first + c) : 0.0f;
+    shared.bias[c] = used && p.delta_bias ? *p.delta_bias.at<float>(block.first + c) : 0.0f;
+    shared.skip[c] = used && p.D ? *p.D.at<float>(block.first + c) : 0.0f;
+    for (int t = 0; t < S::kTile; ++t) {
+      shared.inputs[t][piece_place(c)] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    }
+  }
+  if (place.active) {
+    const Tensor* const tensors[] = {&p.u, &p.delta, &p.dy, &p.z, &p.du, &p.ddelta, &p.dz};
+    for (int i = 0; i < kElementTensors; ++i) {
+      shared.elements[i][threadIdx.x] = place.at(*tensors[i], row, begin, block);
+    }
+  }
+  const RowPlace<S> states;
+  const Tensor& tensor = states.which ? p.C : p.B;
+  shared.states[threadIdx.x] =
+      tensor.at<T>(row, begin + states.token, block.group) + states.state() * tensor.stride[3];
+  __syncthreads();
+}
+
+// A tile: some tokens from token `first` of the segment on.
+struct Tile {
+  int first, tokens;
+};
+
+// Brings a tile's B and, where wanted, C to shared memory, zeros beyond its tokens and N.
+template <class S>
+__device__ void stage_rows(TileShared<S>& shared, const BackwardParams& p,
+                           const BackwardAccess& access, const CudaBackwardPlan& plan,
+                           const Tile& tile, bool both) {
+  using T = typename S::T;
+  const RowPlace<S> place;
+  if (place.which && !both) return;
+  const Tensor& tensor = place.which ? p.C : p.B;
+  const T* from = advanced(shared.states[threadIdx.x], tensor, tile.first);
+  int n = place.state();
+  for (int i = place.state_tile; i < plan.state_tiles; i += RowPlace<S>::kStep) {
+    float2 values = make_float2(0.0f, 0.0f);
+    if (place.token < tile.tokens && n < p.states) {
+      if (access.states) {
+        const auto pair = device::load_packed<T, 2>(from);
+        values = make_float2(device::to_float(pair.values[0]), device::to_float(pair.values[1]));
+      } else {
+        values.x = device::to_float(from[0]);
+        if (n + 1 < p.states) values.y = device::to_float(from[tensor.stride[3]]);
+      }
+    }
+    float* const to =
+        &shared.rows[place.which][i][place.token][place.pair % 4 * 4 + place.pair / 4];
+    to[0] = values.x;
+    to[2] = values.y;
+    n += RowPlace<S>::kStep * kWarpStates;
+    from += RowPlace<S>::kStep * kWarpStates * tensor.stride[3];
   }
 }
 
@@ -244,12 +295,6 @@ __device__ inline void load_rates(float (&to)[8], const Inputs& in, const Channe
   });
 }
 
-// One tile: some tokens of a row.
-struct Tile {
-  int64_t row, first;
-  int tokens;
-};
-
 // Fills shared.inputs. What gradients need beyond them: slopes(i, of dz by y, of delta by dt).
 template <class S, class F>
 __device__ void stage_elements(TileShared<S>& shared, const BackwardParams& p,
@@ -257,20 +302,24 @@ __device__ void stage_elements(TileShared<S>& shared, const BackwardParams& p,
                                const ChannelBlock& block, const Tile& tile, bool gradients,
                                F&& slopes) {
   constexpr int kCount = S::kElements;
-  const auto load = [&](float(&to)[kCount], const Tensor& tensor, bool vectors) {
-    place.load(to, tensor, vectors, tile.row, tile.first, tile.tokens, block);
+  const bool used = place.token < tile.tokens;
+  const auto load = [&](float(&to)[kCount], int which, const Tensor& tensor, bool vectors) {
+    place.load(to, advanced(shared.elements[which][threadIdx.x], tensor, tile.first), tensor,
+               vectors, block);
   };
-  float u[kCount], delta[kCount], z[kCount] = {}, dy[kCount] = {};
-  load(u, p.u, access.u);
-  load(delta, p.delta, access.delta);
-  if (gradients) load(dy, p.dy, access.dy);
-  if (gradients && p.z) load(z, p.z, access.z);
+  float u[kCount] = {}, delta[kCount] = {}, z[kCount] = {}, dy[kCount] = {};
+  if (used) {
+    load(u, kU, p.u, access.u);
+    load(delta, kDelta, p.delta, access.delta);
+    if (gradients) load(dy, kDy, p.dy, access.dy);
+    if (gradients && p.z) load(z, kZ, p.z, access.z);
+  }
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     const int c = place.channel + i;
     // Beyond the tile's tokens a step of 0 leaves states as they are.
     const float x = delta[i] + shared.bias[c];
-    const float dt = place.token < tile.tokens && c < block.count ? S::step_size(x, p.softplus) : 0;
+    const float dt = used ? S::step_size(x, p.softplus) : 0.0f;
     float g = dy[i], slope = 0.0f;
     if (gradients && p.z) {
       const float s = device::sigmoid(z[i]);

@@ -17,15 +17,11 @@ bool vectors(const Inputs& in, const Tensor& tensor) {
 template <class S>
 void launch_scans(const device::Launcher& launch, const BackwardParams& p,
                   const CudaBackwardPlan& plan) {
-  const BackwardAccess access = {vectors<S>(p, p.u),
-                                 vectors<S>(p, p.delta),
-                                 vectors<S>(p, p.z),
-                                 vectors<S>(p, p.dy),
-                                 vectors<S>(p, p.du),
-                                 vectors<S>(p, p.ddelta),
-                                 vectors<S>(p, p.dz),
-                                 device::moves_in_vectors<2>(p.B),
-                                 device::moves_in_vectors<2>(p.C)};
+  const BackwardAccess access = {
+      vectors<S>(p, p.u),  vectors<S>(p, p.delta),
+      vectors<S>(p, p.z),  vectors<S>(p, p.dy),
+      vectors<S>(p, p.du), vectors<S>(p, p.ddelta),
+      vectors<S>(p, p.dz), device::moves_in_vectors<2>(p.B) && device::moves_in_vectors<2>(p.C)};
   const int64_t blocks = p.groups * plan.per_group;
   launch(backward_states_kernel<S>, p.batch * plan.walks * blocks, S::kThreads, 0, p, plan, access);
   if (plan.segments > 1) {

@@ -29,8 +29,7 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   const int64_t walks = ceil_div(kEnoughWalks, larger(1, p.batch * blocks));
   plan.walk = ceil_div(larger(1, plan.segments), smaller(walks, larger(1, plan.segments)));
   plan.walks = ceil_div(plan.segments, plan.walk);
-  const int64_t passes =
-      larger(1, p.batch * plan.segments * blocks / kEnoughBlocks);
+  const int64_t passes = larger(1, p.batch * plan.segments * blocks / kEnoughBlocks);
   plan.slices = ceil_div(plan.per_group, smaller(passes, larger(1, plan.per_group)));
   plan.slots = ceil_div(p.length, tile);
   plan.numbers = blocks * plan.warps * kWarpNumbers;
