@@ -12,8 +12,7 @@ namespace hax::selective_scan {
 template <class S>
 class WarpShared {
  public:
-  using Sums = float (*)[kWarpChannels][kSumStride];
-  using Shares = float (*)[S::kTile][kShareStride];
+  using Sums = SumsOfToken (*)[S::kTile];
 
   __device__ void keep(int t, int lane, const float (&h)[8]) {
     states_[t][0][lane] = make_float4(h[0], h[1], h[2], h[3]);
@@ -25,21 +24,22 @@ class WarpShared {
     h[4] = high.x, h[5] = high.y, h[6] = high.z, h[7] = high.w;
   }
   // Over n: dh B; dh decay h A log2(e); C h. `warp` staggers the warps' banks.
-  __device__ Sums sums(int warp) { return reinterpret_cast<Sums>(results() + 2 * (warp % 8)); }
+  __device__ Sums sums(int warp) { return reinterpret_cast<Sums>(results() + warp % 2 * 16); }
   // Over the warp's channels: dB, dC.
-  __device__ Shares shares() { return reinterpret_cast<Shares>(results() + kShares); }
+  __device__ Sums shares() { return reinterpret_cast<Sums>(results() + kShares); }
 
  private:
   static constexpr int kStates = S::kRun + (S::kRuns > 1 ? 1 : 0);
-  static constexpr int kShares = 3 * kWarpChannels * kSumStride + 16;
-  static constexpr int kResults = kShares + 2 * S::kTile * kShareStride;  // floats
+  static constexpr int kOfToken = sizeof(SumsOfToken) / sizeof(float);
+  static constexpr int kShares = 3 * S::kTile * kOfToken + 16;
+  static constexpr int kResults = kShares + 2 * S::kTile * kOfToken;  // floats
   static_assert(S::kRuns > 1 || kResults <= S::kRun * kWarpNumbers);
 
   __device__ float* results() {
     return S::kRuns > 1 ? results_ : reinterpret_cast<float*>(states_);
   }
   float4 states_[kStates][2][device::kWarp];
-  float results_[S::kRuns > 1 ? kResults : 1];
+  alignas(16) float results_[S::kRuns > 1 ? kResults : 4];
 };
 
 template <class S>
@@ -134,12 +134,12 @@ __device__ void run_back(BackwardShared<S>& shared, const Products<S>& products,
   }
   if (S::kRuns == 1) __syncwarp();  // results take the states' place
   const auto sums = own.sums(place.warp);
-  products.store_sums(sums[0], from_B, first);
-  products.store_columns(sums[1], from_A, first);
-  products.store_columns(sums[2], from_C, first);
+  products.store_sums(&sums[0][first], from_B);
+  products.store_columns(&sums[1][first], from_A);
+  products.store_columns(&sums[2][first], from_C);
   const auto shares = own.shares();
-  products.store_shares(shares[0], dB, first);
-  products.store_shares(shares[1], dC, first);
+  products.store_shares(&shares[0][first], dB);
+  products.store_shares(&shares[1][first], dC);
 }
 
 template <class S>
@@ -166,13 +166,13 @@ template <class S>
 class BackwardBlock {
  public:
   __device__ BackwardBlock(BackwardShared<S>& shared, const BackwardParams& p,
-                           const CudaBackwardPlan& plan, const BackwardAccess& access,
+                           const CudaBackwardPlan& plan, const BackwardSteps& steps,
                            const ChannelBlock& block, int64_t row, int64_t segment, int64_t slice,
                            bool first_of_slice)
       : shared_(shared),
         p_(p),
         plan_(plan),
-        access_(access),
+        steps_(steps),
         block_(block),
         place_(plan),
         elements_(plan, block),
@@ -196,10 +196,9 @@ class BackwardBlock {
   }
 
   __device__ void run() {
-    const int64_t begin = begin_, end = min(begin + plan_.segment, p_.length);
-    const int64_t walk_begin = segment_ / plan_.walk * plan_.walk * plan_.segment;
+    const int64_t end = min(begin_ + plan_.segment, p_.length);
     int64_t stop = end;
-    for (int64_t s = p_.sequences.sequence_of(row_, end - 1); stop > begin; --s) {
+    for (int64_t s = p_.sequences.sequence_of(row_, end - 1); stop > begin_; --s) {
       const Sequences::Range range = p_.sequences.range(s);
       if (range.length == 0) continue;
       float carry[8];
@@ -211,40 +210,53 @@ class BackwardBlock {
                                                        block_.index, place_));
       }
       to_results(dh_, carry);
-      const int64_t first = max(begin, range.begin);
-      for (int64_t t = first + (stop - 1 - first) / S::kTile * S::kTile; t >= first;
-           t -= S::kTile) {
-        float h[8];
-        if (t == range.begin) {
-          load_states(h, p_.initial_state, p_.initial_state.offset(s), block_, place_, p_.states);
-        } else {
-          load_start(h, t, range.begin < walk_begin);
-        }
-        tile({static_cast<int>(t - begin), static_cast<int>(min(int64_t{S::kTile}, stop - t))}, h);
-      }
-      if (p_.dinitial_state && first == range.begin) {
+      piece(s, range, stop);
+      if (p_.dinitial_state && begin_ <= range.begin) {
         from_results(carry, dh_);
         store_states(carry, p_.dinitial_state, p_.dinitial_state.offset(s), block_, place_,
                      p_.states);
       }
-      stop = first;
+      stop = range.begin;
     }
     finish();
   }
 
  private:
-  // The state before token t. `carried`: what came into the walk counts.
-  __device__ void load_start(float (&h)[8], int64_t t, bool carried) const {
-    const int64_t slot = row_ * plan_.slots + t / S::kTile;
-    load_numbers(h, plan_.states + numbers_place<S>(plan_, slot, block_.index, place_));
-    if (!carried) return;
+  // What the segment has of sequence s up to token `stop`.
+  __device__ void piece(int64_t s, const Sequences::Range& range, int64_t stop) {
+    const int64_t walk = segment_ / plan_.walk;
+    const bool starts = begin_ <= range.begin;
+    const int from = starts ? static_cast<int>(range.begin - begin_) : 0;
+    const int to = static_cast<int>(stop - begin_);
+    // From slot to slot of the states and of `elapsed`.
+    const int64_t slot = row_ * plan_.slots + (begin_ + from) / S::kTile;
+    const float* const states =
+        plan_.states + numbers_place<S>(plan_, slot, block_.index, place_);
+    const int64_t elapsed_step = p_.groups * plan_.per_group * plan_.width;
+    const float* elapsed = nullptr;
+    if (range.begin < walk * plan_.walk * plan_.segment) {  // what came into the walk counts
+      elapsed = plan_.elapsed + slot * elapsed_step + block_.index * plan_.width + place_.channel;
+    }
+    int tile_index = (to - 1 - from) / S::kTile;
+    for (int tokens = to - from - tile_index * S::kTile; tile_index >= 0;
+         --tile_index, tokens = S::kTile) {
+      float h[8];
+      if (starts && tile_index == 0) {
+        load_states(h, p_.initial_state, p_.initial_state.offset(s), block_, place_, p_.states);
+      } else {
+        load_numbers(h, states + tile_index * plan_.numbers);
+        if (elapsed) add_carry(h, walk, elapsed + tile_index * elapsed_step);
+      }
+      tile({from + tile_index * S::kTile, tokens}, h);
+    }
+  }
+
+  // Adds what is left of the state that came into the walk.
+  __device__ void add_carry(float (&h)[8], int64_t walk, const float* elapsed) const {
     float carry[8];
     load_numbers(carry, plan_.walk_states +
-                            numbers_place<S>(plan_, row_ * plan_.walks + segment_ / plan_.walk,
-                                             block_.index, place_));
-    const float* const elapsed =
-        plan_.elapsed + (slot * p_.groups * plan_.per_group + block_.index) * plan_.width;
-    const float dt[2] = {elapsed[place_.channel], elapsed[place_.channel + 8]};
+                            numbers_place<S>(plan_, row_ * plan_.walks + walk, block_.index, place_));
+    const float dt[2] = {elapsed[0], elapsed[8]};
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
       h[k] = fmaf(device::exp2_approx(dt[k % 2] * rate_[k]), carry[k], h[k]);
@@ -253,76 +265,76 @@ class BackwardBlock {
 
   __device__ void tile(const Tile& tile, float (&h)[8]) {
     if (elements_.active) {
-      stage_elements(shared_.tile, p_, access_, elements_, block_, tile, true,
+      stage_elements(shared_.tile, p_, steps_, elements_, block_, tile, true,
                      [&](int i, float of_y, float of_dt) {
                        shared_.slopes[i][threadIdx.x] = make_float2(of_y, of_dt);
                      });
     }
-    stage_rows(shared_.tile, p_, access_, plan_, tile, true);
+    stage_rows(shared_.tile, p_, steps_, plan_, tile, true);
     __syncthreads();
     scan_tile_back(shared_, products_, place_, rate_, h, dh_, dA_);
     __syncthreads();
-    if (elements_.active) finish_elements(tile);
+    if (elements_.active && elements_.token < tile.tokens) finish_elements(tile);
     if (plan_.shares) flush_shares(tile);
   }
 
   __device__ void finish_elements(const Tile& tile) {
     constexpr int kCount = S::kElements;
+    static_assert(kCount == 4);
     float sums[3][kCount] = {};
     const int first = elements_.channel / kWarpChannels * plan_.state_tiles;
     for (int i = first; i < first + plan_.state_tiles; ++i) {
       const auto from = shared_.warps[i].sums(i);
 #pragma unroll
       for (int which = 0; which < 3; ++which) {
+        float part[kCount];
+        load_four(part, &from[which][elements_.token][elements_.channel % kWarpChannels]);
 #pragma unroll
-        for (int e = 0; e < kCount; ++e) {
-          sums[which][e] += from[which][elements_.channel % kWarpChannels + e][elements_.token];
-        }
+        for (int e = 0; e < kCount; ++e) sums[which][e] += part[e];
       }
     }
-    float du[kCount], ddelta[kCount], dz[kCount], skip_sum[kCount], bias_sum[kCount];
-    load_four(skip_sum, shared_.skip_sums[threadIdx.x]);
-    load_four(bias_sum, shared_.bias_sums[threadIdx.x]);
+    float du[kCount], ddelta[kCount], dz[kCount], skip[kCount], skip_sum[kCount], bias_sum[kCount];
+    load_four(skip, &shared_.tile.skip[elements_.channel]);
+    load_four(skip_sum, &shared_.skip_sums[threadIdx.x].x);
+    load_four(bias_sum, &shared_.bias_sums[threadIdx.x].x);
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      const int c = elements_.channel + i;
-      const float4 in = shared_.tile.input(elements_.token, c);
+      const float4 in = shared_.tile.input(elements_.token, elements_.channel + i);
       const float2 slope = shared_.slopes[i][threadIdx.x];
-      const float skip = shared_.tile.skip[c];
-      du[i] = in.x * sums[0][i] + skip * in.z;
+      du[i] = in.x * sums[0][i] + skip[i] * in.z;
       ddelta[i] = (in.w * sums[0][i] + device::kLn2 * sums[1][i]) * slope.y;
-      dz[i] = slope.x * (sums[2][i] + skip * in.w);
+      dz[i] = slope.x * (sums[2][i] + skip[i] * in.w);
       skip_sum[i] += in.z * in.w;
       bias_sum[i] += ddelta[i];
     }
-    if (elements_.token >= tile.tokens) return;
-    shared_.skip_sums[threadIdx.x] =
-        make_float4(skip_sum[0], skip_sum[1], skip_sum[2], skip_sum[3]);
-    shared_.bias_sums[threadIdx.x] =
-        make_float4(bias_sum[0], bias_sum[1], bias_sum[2], bias_sum[3]);
-    const auto store = [&](int which, const Tensor& tensor, bool vectors,
-                           const float(&values)[kCount]) {
-      if (!tensor) return;
-      elements_.store(values,
-                      advanced(shared_.tile.elements[which][threadIdx.x], tensor, tile.first),
-                      tensor, vectors, block_);
-    };
-    store(kDu, p_.du, access_.du, du);
-    store(kDdelta, p_.ddelta, access_.ddelta, ddelta);
-    store(kDz, p_.dz, access_.dz, dz);
+    shared_.skip_sums[threadIdx.x] = make_float4(skip_sum[0], skip_sum[1], skip_sum[2], skip_sum[3]);
+    shared_.bias_sums[threadIdx.x] = make_float4(bias_sum[0], bias_sum[1], bias_sum[2], bias_sum[3]);
+    store(kDu, du, tile);
+    store(kDdelta, ddelta, tile);
+    store(kDz, dz, tile);
   }
-  __device__ static void load_four(float (&to)[4], const float4& from) {
-    to[0] = from.x, to[1] = from.y, to[2] = from.z, to[3] = from.w;
+  __device__ void store(int which, const float (&values)[S::kElements], const Tile& tile) const {
+    const Tensor& tensor = element_tensor(p_, which);
+    if (!tensor) return;
+    elements_.store(values,
+                    advanced<S>(shared_.tile.elements[which][threadIdx.x], tensor.stride[1],
+                                steps_.elements[which], tile.first),
+                    tensor, block_);
+  }
+  __device__ static void load_four(float (&to)[4], const float* from) {
+    const float4 four = *reinterpret_cast<const float4*>(from);
+    to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
   }
 
   // Adds what the warps have for the tile's dB and dC and hands it to the slice's row of plan.shares.
   __device__ void flush_shares(const Tile& tile) {
     const RowPlace<S> place;
     if (place.token >= tile.tokens) return;
-    float* to = shared_.shares[threadIdx.x] + tile.first * (2 * p_.groups * p_.states);
+    float* to = advanced<S>(shared_.shares[threadIdx.x], 2 * p_.groups * p_.states, steps_.shares,
+                            tile.first);
+    const int states = static_cast<int>(p_.states);
     int n = place.state();
-    for (int i = place.state_tile; i < plan_.state_tiles && n < p_.states;
-         i += RowPlace<S>::kStep) {
+    for (int i = place.state_tile; i < plan_.state_tiles && n < states; i += RowPlace<S>::kStep) {
       float2 sum = make_float2(0.0f, 0.0f);
       for (int warp = i; warp < S::kWarps; warp += plan_.state_tiles) {
         const float2 share = *reinterpret_cast<const float2*>(
@@ -330,13 +342,13 @@ class BackwardBlock {
         sum.x += share.x;
         sum.y += share.y;
       }
-      if (p_.states % 2 == 0) {
+      if constexpr (S::kVectors) {
         auto* const pair = reinterpret_cast<float2*>(to);
         if (!first_of_slice_) sum = make_float2(pair->x + sum.x, pair->y + sum.y);
         *pair = sum;
       } else {
         to[0] = first_of_slice_ ? sum.x : to[0] + sum.x;
-        if (n + 1 < p_.states) to[1] = first_of_slice_ ? sum.y : to[1] + sum.y;
+        if (n + 1 < states) to[1] = first_of_slice_ ? sum.y : to[1] + sum.y;
       }
       n += RowPlace<S>::kStep * kWarpStates;
       to += RowPlace<S>::kStep * kWarpStates;
@@ -368,7 +380,7 @@ class BackwardBlock {
   BackwardShared<S>& shared_;
   const BackwardParams& p_;
   const CudaBackwardPlan& plan_;
-  const BackwardAccess& access_;
+  const BackwardSteps& steps_;
   const ChannelBlock block_;
   const LanePlace place_;
   const ElementPlace<S> elements_;
@@ -383,7 +395,7 @@ template <class S>
 __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 3 : 1)
     backward_kernel(const __grid_constant__ BackwardParams p,
                     const __grid_constant__ CudaBackwardPlan plan,
-                    const __grid_constant__ BackwardAccess access) {
+                    const __grid_constant__ BackwardSteps steps) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<BackwardShared<S>*>(memory);
   const int64_t slice = blockIdx.x % plan.slices;
@@ -392,7 +404,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 3 : 1)
   const int64_t row = blockIdx.x / plan.slices / p.groups / plan.segments;
   for (int64_t i = slice; i < plan.per_group; i += plan.slices) {
     const ChannelBlock block(p, plan, group * plan.per_group + i);
-    BackwardBlock<S>(shared, p, plan, access, block, row, segment, slice, i == slice).run();
+    BackwardBlock<S>(shared, p, plan, steps, block, row, segment, slice, i == slice).run();
   }
 }
 

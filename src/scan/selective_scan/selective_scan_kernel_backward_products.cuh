@@ -8,8 +8,8 @@
 
 namespace hax::selective_scan {
 
-inline constexpr int kSumStride = 10;    // of a channel's tokens in shared memory
-inline constexpr int kShareStride = 20;  // of a token's states
+// In shared memory: a token's sums over states of 16 channels, or over channels of 16 states.
+using SumsOfToken = float[20];
 
 // A run is S::kRun = 4 tokens, t among them. Adding up goes over the columns of a product of 8 x 8 or less:
 // over c, never over r. Sums over channels, which lie along r, therefore turn their numbers over by a
@@ -68,7 +68,9 @@ class TensorProducts {
       const uint32_t b[2] = {row[2 * e], row[2 * e + 1]};
       device::mma_16x8x8_tf32(sums, a, b);
     }
-    keep(to, sums[t % 2], sums[2 + t % 2], t);
+    const bool mine = c_ == t / 2;
+    to[t % 2] = mine ? sums[t % 2] : to[t % 2];
+    to[2 + t % 2] = mine ? sums[2 + t % 2] : to[2 + t % 2];
   }
   // The same of an x in the order of results.
   __device__ void sum_result_states(RowSums& to, const float (&x)[8], const Inner& row,
@@ -89,12 +91,11 @@ class TensorProducts {
       }
     }
   }
-  // The same of what lanes have summed up over their states.
+  // The same of what lanes have summed up over their states. Other tokens' columns get zeros, but where the
+  // sum is no number.
   __device__ void sum_lanes(ColumnSums& to, const float (&part)[2], int t) const {
     const uint32_t a[2] = {bits(part[0]), bits(part[1])};
-    float sums[4] = {};
-    device::mma_16x8x4_tf32(sums, a, bits(1.0f));
-    keep(to, sums[0], sums[2], t);
+    device::mma_16x8x4_tf32(to, a, r_ == t ? bits(1.0f) : 0);
   }
   // Token t's sums over the channels; x[2j + e]: over the lane's channels, of state 8j + 2c + e.
   __device__ void sum_channels(StateSums& to, const float (&x)[4], int t) const {
@@ -109,24 +110,21 @@ class TensorProducts {
     sum_lanes(to, part, t);
   }
 
-  // Of tokens `first` and on.
-  __device__ void store_sums(float (*to)[kSumStride], const RowSums& sums, int first) const {
+  __device__ void store_sums(SumsOfToken* to, const RowSums& sums) const {
     if (r_ >= S::kRun) return;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) to[i / 2 * 8 + 2 * c_ + i % 2][first + r_] = sums[i];
-  }
-  __device__ void store_columns(float (*to)[kSumStride], const ColumnSums& sums, int first) const {
-    if (2 * c_ >= S::kRun) return;
-#pragma unroll
     for (int m = 0; m < 2; ++m) {
-      *reinterpret_cast<float2*>(&to[r_ + 8 * m][first + 2 * c_]) =
+      *reinterpret_cast<float2*>(&to[r_][8 * m + 2 * c_]) =
           make_float2(sums[2 * m], sums[2 * m + 1]);
     }
   }
-  __device__ void store_shares(float (*to)[kShareStride], const StateSums& sums, int first) const {
+  __device__ void store_columns(SumsOfToken* to, const float (&sums)[4]) const {
     if (2 * c_ >= S::kRun) return;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) to[first + 2 * c_ + i % 2][r_ + i / 2 * 8] = sums[i];
+    for (int i = 0; i < 4; ++i) to[2 * c_ + i % 2][r_ + i / 2 * 8] = sums[i];
+  }
+  __device__ void store_shares(SumsOfToken* to, const StateSums& sums) const {
+    store_columns(to, sums);
   }
 
  private:
@@ -139,13 +137,6 @@ class TensorProducts {
                  : "r"(device::shared_address(from))
                  : "memory");
   }
-  // All lanes of a row have the sums; those that hold token t keep them.
-  __device__ void keep(float (&to)[4], float first, float second, int t) const {
-    const bool mine = c_ == t / 2;
-    to[t % 2] = mine ? first : to[t % 2];
-    to[2 + t % 2] = mine ? second : to[2 + t % 2];
-  }
-
   const int r_, c_;
   uint32_t unit_[4];
 };
@@ -207,18 +198,18 @@ class PlainProducts {
     }
   }
 
-  __device__ void store_sums(float (*to)[kSumStride], const RowSums& sums, int first) const {
-    store_columns(to, sums, first);
+  __device__ void store_sums(SumsOfToken* to, const RowSums& sums) const {
+    store_columns(to, sums);
   }
-  __device__ void store_columns(float (*to)[kSumStride], const ColumnSums& sums, int first) const {
+  __device__ void store_columns(SumsOfToken* to, const ColumnSums& sums) const {
     if (2 * c_ >= S::kRun) return;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) to[r_ + i / 2 * 8][first + 2 * c_ + i % 2] = sums[i];
+    for (int i = 0; i < 4; ++i) to[2 * c_ + i % 2][r_ + i / 2 * 8] = sums[i];
   }
-  __device__ void store_shares(float (*to)[kShareStride], const StateSums& sums, int first) const {
+  __device__ void store_shares(SumsOfToken* to, const StateSums& sums) const {
     if (r_ >= S::kRun) return;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) to[first + r_][i / 2 * 8 + 2 * c_ + i % 2] = sums[i];
+    for (int i = 0; i < 4; ++i) to[r_][i / 2 * 8 + 2 * c_ + i % 2] = sums[i];
   }
 
  private:

@@ -50,7 +50,7 @@ template <class S>
 __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 4 : 1)
     backward_states_kernel(const __grid_constant__ BackwardParams p,
                            const __grid_constant__ CudaBackwardPlan plan,
-                           const __grid_constant__ BackwardAccess access) {
+                           const __grid_constant__ BackwardSteps steps) {
   __shared__ TileShared<S> shared;
   const int64_t blocks = p.groups * plan.per_group;
   const int64_t walk = blockIdx.x / blocks % plan.walks, row = blockIdx.x / blocks / plan.walks;
@@ -68,9 +68,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 4 : 1)
   const auto run_tile = [&](const Tile& tile, int64_t slot, bool adjoint) {
     __syncthreads();  // the tile before may still be in use
     if (elements.active) {
-      stage_elements(shared, p, access, elements, block, tile, adjoint, [](int, float, float) {});
+      stage_elements(shared, p, steps, elements, block, tile, adjoint, [](int, float, float) {});
     }
-    stage_rows(shared, p, access, plan, tile, adjoint);
+    stage_rows(shared, p, steps, plan, tile, adjoint);
     if (slot >= 0) {
       store_numbers(
           plan.states + numbers_place<S>(plan, row * plan.slots + slot, block.index, place),
@@ -106,11 +106,18 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 4 : 1)
 #pragma unroll
             for (int k = 0; k < 8; ++k) sweep.decay[k] = 1.0f, sweep.adjoint[k] = 0.0f;
           }
-          for (int64_t t = from; t < to; t += S::kTile) {
+          for (int64_t t = from; t < to;) {
             const int64_t first = range.begin + t;
-            run_tile({static_cast<int>(first - walk_begin),
-                      static_cast<int>(min(int64_t{S::kTile}, to - t))},
-                     t > 0 ? first / S::kTile : int64_t{-1}, adjoint);
+            const int64_t tile_end = min(to, t + S::kTile - (t - from) % S::kTile);
+            const int64_t stop = p.checkpoints.next_stop(t, tile_end);
+            const bool starts = (t - from) % S::kTile == 0 && t > 0;
+            run_tile({static_cast<int>(first - walk_begin), static_cast<int>(stop - t)},
+                     starts ? first / S::kTile : int64_t{-1}, adjoint);
+            t = stop;
+            if (p.checkpoints && t % p.checkpoints.every == 0) {
+              load_states(sweep.h, p.checkpoints.states, p.checkpoints.offset(range, t), block,
+                          place, p.states);
+            }
           }
           if (!adjoint) return;
           const int64_t at =

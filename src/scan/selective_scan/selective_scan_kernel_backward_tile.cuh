@@ -16,9 +16,10 @@ namespace hax::selective_scan {
 using device::load_any;
 using device::store_any;
 
-template <class T_, int Warps>
+template <class T_, int Warps, bool Vectors>
 struct BackwardShape {
   using T = T_;
+  static constexpr bool kVectors = Vectors;  // every tensor's elements can be moved so
   static constexpr int kWarps = Warps;
   static constexpr int kThreads = Warps * device::kWarp;
   static constexpr int kTile = backward_tile(Warps);
@@ -45,10 +46,25 @@ struct BackwardShape {
   }
 };
 
-// Which tensors can be moved in vectors.
-struct BackwardAccess {
-  bool u, delta, z, dy, du, ddelta, dz, states;
+// The tensors whose elements threads move, and the bytes from a token to the next; for kVectors.
+enum ElementTensor { kU, kDelta, kDy, kZ, kDu, kDdelta, kDz, kElementTensors };
+struct BackwardSteps {
+  int32_t elements[kElementTensors];
+  int32_t rows[2];  // B, C
+  int32_t shares;
 };
+
+__device__ inline const Tensor& element_tensor(const BackwardParams& p, int which) {
+  switch (which) {
+    case kU: return p.u;
+    case kDelta: return p.delta;
+    case kDy: return p.dy;
+    case kZ: return p.z;
+    case kDu: return p.du;
+    case kDdelta: return p.ddelta;
+    default: return p.dz;
+  }
+}
 
 // Channels that a block owns, all of one group.
 struct ChannelBlock {
@@ -153,9 +169,9 @@ struct ElementPlace {
     return tensor ? tensor.at<T>(row, first + token, block.first + channel) : nullptr;
   }
 
-  __device__ void load(float (&to)[kCount], const T* from, const Tensor& tensor, bool vectors,
+  __device__ void load(float (&to)[kCount], const T* from, const Tensor& tensor,
                        const ChannelBlock& block) const {
-    if (vectors) {
+    if constexpr (S::kVectors) {
       device::unpack(to, device::load_packed<T, kCount>(from));
     } else {
 #pragma unroll
@@ -164,9 +180,9 @@ struct ElementPlace {
       }
     }
   }
-  __device__ void store(const float (&from)[kCount], T* to, const Tensor& tensor, bool vectors,
+  __device__ void store(const float (&from)[kCount], T* to, const Tensor& tensor,
                         const ChannelBlock& block) const {
-    if (vectors) {
+    if constexpr (S::kVectors) {
       device::store_packed<T, kCount>(to, from);
     } else {
 #pragma unroll
@@ -197,8 +213,6 @@ __device__ inline int piece_place(int channel) { return channel ^ (channel / 8 &
 // A token's B or C of 16 states: state 8j + 2c + e at 4c + 2e + j. No bank conflicts by token or by state.
 using StateRow = float[24];
 
-enum ElementTensor { kU, kDelta, kDy, kZ, kDu, kDdelta, kDz, kElementTensors };
-
 // What a block holds of a tile for its warps, and of a segment for each thread: where its elements lie, for
 // registers are short.
 template <class S>
@@ -216,10 +230,14 @@ struct TileShared {
   }
 };
 
-// The tensor's element for token `first` of the segment.
-template <class T>
-__device__ T* advanced(T* at, const Tensor& tensor, int first) {
-  return at + first * tensor.stride[1];
+// A thread's place in a tensor `tokens` tokens on.
+template <class S, class T>
+__device__ T* advanced(T* at, int64_t stride, int32_t step, int tokens) {
+  if constexpr (S::kVectors) {
+    return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(at) + int64_t{tokens} * step);
+  } else {
+    return at + tokens * stride;
+  }
 }
 
 // Readies a block for `block`'s channels, from token `begin` of a row on.
@@ -238,9 +256,9 @@ __device__ void ready_tiles(TileShared<S>& shared, const BackwardParams& p,
     }
   }
   if (place.active) {
-    const Tensor* const tensors[] = {&p.u, &p.delta, &p.dy, &p.z, &p.du, &p.ddelta, &p.dz};
+#pragma unroll
     for (int i = 0; i < kElementTensors; ++i) {
-      shared.elements[i][threadIdx.x] = place.at(*tensors[i], row, begin, block);
+      shared.elements[i][threadIdx.x] = place.at(element_tensor(p, i), row, begin, block);
     }
   }
   const RowPlace<S> states;
@@ -258,23 +276,25 @@ struct Tile {
 // Brings a tile's B and, where wanted, C to shared memory, zeros beyond its tokens and N.
 template <class S>
 __device__ void stage_rows(TileShared<S>& shared, const BackwardParams& p,
-                           const BackwardAccess& access, const CudaBackwardPlan& plan,
+                           const BackwardSteps& steps, const CudaBackwardPlan& plan,
                            const Tile& tile, bool both) {
   using T = typename S::T;
   const RowPlace<S> place;
   if (place.which && !both) return;
   const Tensor& tensor = place.which ? p.C : p.B;
-  const T* from = advanced(shared.states[threadIdx.x], tensor, tile.first);
+  const T* from =
+      advanced<S>(shared.states[threadIdx.x], tensor.stride[1], steps.rows[place.which], tile.first);
+  const int states = static_cast<int>(p.states);
   int n = place.state();
   for (int i = place.state_tile; i < plan.state_tiles; i += RowPlace<S>::kStep) {
     float2 values = make_float2(0.0f, 0.0f);
-    if (place.token < tile.tokens && n < p.states) {
-      if (access.states) {
+    if (place.token < tile.tokens && n < states) {
+      if constexpr (S::kVectors) {
         const auto pair = device::load_packed<T, 2>(from);
         values = make_float2(device::to_float(pair.values[0]), device::to_float(pair.values[1]));
       } else {
         values.x = device::to_float(from[0]);
-        if (n + 1 < p.states) values.y = device::to_float(from[tensor.stride[3]]);
+        if (n + 1 < states) values.y = device::to_float(from[tensor.stride[3]]);
       }
     }
     float* const to =
@@ -282,7 +302,7 @@ __device__ void stage_rows(TileShared<S>& shared, const BackwardParams& p,
     to[0] = values.x;
     to[2] = values.y;
     n += RowPlace<S>::kStep * kWarpStates;
-    from += RowPlace<S>::kStep * kWarpStates * tensor.stride[3];
+    from += RowPlace<S>::kStep * kWarpStates * (S::kVectors ? 1 : tensor.stride[3]);
   }
 }
 
@@ -298,21 +318,24 @@ __device__ inline void load_rates(float (&to)[8], const Inputs& in, const Channe
 // Fills shared.inputs. What gradients need beyond them: slopes(i, of dz by y, of delta by dt).
 template <class S, class F>
 __device__ void stage_elements(TileShared<S>& shared, const BackwardParams& p,
-                               const BackwardAccess& access, const ElementPlace<S>& place,
+                               const BackwardSteps& steps, const ElementPlace<S>& place,
                                const ChannelBlock& block, const Tile& tile, bool gradients,
                                F&& slopes) {
   constexpr int kCount = S::kElements;
   const bool used = place.token < tile.tokens;
-  const auto load = [&](float(&to)[kCount], int which, const Tensor& tensor, bool vectors) {
-    place.load(to, advanced(shared.elements[which][threadIdx.x], tensor, tile.first), tensor,
-               vectors, block);
+  const auto load = [&](float(&to)[kCount], int which) {
+    const Tensor& tensor = element_tensor(p, which);
+    place.load(to,
+               advanced<S>(shared.elements[which][threadIdx.x], tensor.stride[1],
+                           steps.elements[which], tile.first),
+               tensor, block);
   };
   float u[kCount] = {}, delta[kCount] = {}, z[kCount] = {}, dy[kCount] = {};
   if (used) {
-    load(u, kU, p.u, access.u);
-    load(delta, kDelta, p.delta, access.delta);
-    if (gradients) load(dy, kDy, p.dy, access.dy);
-    if (gradients && p.z) load(z, kZ, p.z, access.z);
+    load(u, kU);
+    load(delta, kDelta);
+    if (gradients) load(dy, kDy);
+    if (gradients && p.z) load(z, kZ);
   }
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {

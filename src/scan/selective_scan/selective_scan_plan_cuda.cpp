@@ -26,7 +26,8 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   const int64_t even = ceil_div(p.length, wanted);
   plan.segment = round_up(smaller(kMostTokens, larger(kFewestTokens, even)), tile);
   plan.segments = ceil_div(p.length, plan.segment);
-  const int64_t walks = ceil_div(kEnoughWalks, larger(1, p.batch * blocks));
+  // States that the caller has need no carry from walk to walk.
+  const int64_t walks = p.checkpoints ? 1 : ceil_div(kEnoughWalks, larger(1, p.batch * blocks));
   plan.walk = ceil_div(larger(1, plan.segments), smaller(walks, larger(1, plan.segments)));
   plan.walks = ceil_div(plan.segments, plan.walk);
   const int64_t passes = larger(1, p.batch * plan.segments * blocks / kEnoughBlocks);
