@@ -4,15 +4,16 @@
 // The arithmetic is that of one warp alone.
 #pragma once
 
-#include "device/arrival_barrier.cuh"
+#include "device/mma.cuh"
+#include "device/named_barrier.cuh"
 #include "scan/selective_scan/selective_scan_kernel_forward_warp.cuh"
 
 namespace hax::selective_scan {
 
 template <class S>
-struct RingWarp : ForwardWarp<S> {
-  float received[device::kWarp][S::kStates];  // from the ring's warp before
-  device::ArrivalBarrier barrier;
+struct alignas(16) RingWarp : ForwardWarp<S> {
+  float state[device::kWarp]
+             [S::kStates];  // before the warp's next chunk, from the one before in the ring
 };
 
 // y of a lane's own elements from the states of the chunk.
@@ -42,11 +43,11 @@ __device__ void sum_states(float (&y)[S::kOwn][S::kChannels], const float* C,
   }
 }
 
-template <class S_, bool Output>
-class RingScan : public WarpScan<S_, Output> {
+template <class S_>
+class RingScan : public WarpScan<S_> {
  public:
   using S = S_;
-  using Base = WarpScan<S, Output>;
+  using Base = WarpScan<S>;
   using Base::p, Base::lane, Base::thread, Base::row, Base::checkpoint, Base::for_each_state;
   using typename Base::States;
   using Shared = RingWarp<S>;
@@ -60,67 +61,62 @@ class RingScan : public WarpScan<S_, Output> {
       : Base(params, layout, block, range, side),
         turn_(turn),
         own_(own),
-        next_((&own)[turn + 1 < layout.ring ? 1 : -turn]) {}
+        next_((&own)[turn + 1 < layout.ring ? 1 : -turn]),
+        barrier_(settled(static_cast<int>(threadIdx.x / device::kWarp) + 1)),
+        next_barrier_(settled(turn + 1 < layout.ring ? barrier_ + 1 : barrier_ - turn)) {}
 
-  // Tokens [begin, end) of the sequence. The state of the first chunk is that of its warp's lanes.
-  __device__ void run(int64_t begin, int64_t end) {
+  // All of the sequence, from the lanes' state on, which the ring's first warp has.
+  __device__ void run() {
     const int ring = this->layout.ring;
-    const int chunks = static_cast<int>((end - begin + kTokens - 1) / kTokens);
-    const int tail = static_cast<int>(end - begin - 1) % kTokens + 1;
-    const auto chunk_tokens = [&](int chunk) {
-      return chunk < chunks - 1 ? kTokens : chunk == chunks - 1 ? tail : 0;
-    };
-    const int64_t first = this->range.begin + begin + turn_ * kTokens;
-    Inflow<S, Output> in(*this, first);
+    const int chunks = this->chunks();
+    const int64_t first = this->range.begin + turn_ * kTokens;
+    Inflow<S> in(*this, first);
     Stream<S> y_stream(p.y, this->layout.y, this->range.row, first + lane.part % kTokens,
                        this->channel);
-    int tokens = chunk_tokens(turn_);
-    in.fetch(tokens, lane.part);
-#pragma unroll 1
-    for (int chunk = turn_; chunk < chunks; chunk += ring) {
-      in.states.store(own_.states[0][0]);
-      share_steps(own_.pairs, in.u, in.delta, this->bias, p.softplus, lane.part, row, tokens);
+    Fetched<S> fetched[2];  // for this chunk and the warp's next
+    in.fetch(fetched[0], this->chunk_tokens(turn_), lane.part);
+    in.fetch(fetched[1], this->chunk_tokens(turn_ + ring), lane.part);
+    if (turn_ == 0) pass(own_, barrier_);
+    const auto step = [&](Fetched<S>& now, int chunk) {
+      const int tokens = this->chunk_tokens(chunk);
+      in.states.store(own_.states[0][0], now.states);
+      share_steps(own_.pairs, now.u, now.delta, this->bias, p.softplus, lane.part, row, tokens);
       __syncwarp();
-      const Elements<S> u = in.u, z = in.z;
-      const int next_tokens = chunk_tokens(chunk + ring);
-      in.fetch(next_tokens, lane.part);
+      const Elements<S> u = now.u, z = now.z;
+      in.fetch(now, this->chunk_tokens(chunk + 2 * ring), lane.part);
 
       States h[kTokens];
-      follow(h, ring > 1 && chunk > 0, ring > 1 && chunk + 1 < chunks);
-      if constexpr (Output) {
-        float y[S::kOwn][1];
-        sum_states<S>(y, own_.states[1][0], h, lane.part);
+      follow(h);
+      float y[S::kOwn][1];
+      sum_states<S>(y, own_.states[1][0], h, lane.part);
 #pragma unroll
-        for (int i = 0; i < S::kOwn; ++i) {
-          this->finish(y[i], i, u, z);
-          if (this->mine && lane.part + i * S::kLanes < tokens) y_stream.store(i, y[i]);
-        }
-        y_stream.advance();
+      for (int i = 0; i < S::kOwn; ++i) {
+        this->finish(y[i], i, u, z);
+        if (this->mine && lane.part + i * S::kLanes < tokens) y_stream.store(i, y[i]);
       }
+      y_stream.advance();
       __syncwarp();
-      if (p.checkpoints) store_checkpoints(h, begin + int64_t{chunk} * kTokens, tokens);
-      tokens = next_tokens;
+      if (p.checkpoints) store_checkpoints(h, int64_t{chunk} * kTokens, tokens);
+    };
+#pragma unroll 1
+    for (int chunk = turn_; chunk < chunks; chunk += 2 * ring) {
+      step(fetched[0], chunk);
+      if (chunk + ring < chunks) step(fetched[1], chunk + ring);
     }
   }
 
  private:
-  // The states after each of a chunk's tokens. receive: the state before them comes from the ring; pass: that
-  // after them goes on there.
-  __device__ void follow(States (&h)[kTokens], bool receive, bool pass) {
+  // The states after each of a chunk's tokens; that before it comes from the ring, the last goes on there.
+  __device__ void follow(States (&h)[kTokens]) {
     float2 pairs[kTokens][1];
     own_.pairs.load(pairs, row);
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
-      for_each_state([&](int m, int k) {
-        h[i][m][k] = decay<S>(pairs[i][m].x * lane.rate[m][k]);
-      });
+      for_each_state([&](int m, int k) { h[i][m][k] = decay<S>(pairs[i][m].x * lane.rate[m][k]); });
     }
     have_ready(h);
-    if (receive) {
-      own_.barrier.wait(parity_);
-      parity_ ^= 1;
-      load_row(lane.h[0], own_.received[thread]);
-    }
+    device::wait_at_barrier(barrier_, 2 * device::kWarp);
+    load_row(lane.h[0], own_.state[thread]);
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
       float B[S::kStates];
@@ -130,11 +126,12 @@ class RingScan : public WarpScan<S_, Output> {
         h[i][m][k] = lane.h[m][k];
       });
     }
-    if (pass) {
-      store_row(next_.received[thread], lane.h[0]);
-      __syncwarp();
-      if (thread == 0) next_.barrier.arrive();
-    }
+    pass(next_, next_barrier_);
+  }
+
+  __device__ void pass(Shared& to, int barrier) const {
+    store_row(to.state[thread], lane.h[0]);
+    device::arrive_at_barrier(barrier, 2 * device::kWarp);
   }
 
   // Never stores anything, but the compiler cannot know: it has the decays worked out before the wait for the
@@ -152,9 +149,10 @@ class RingScan : public WarpScan<S_, Output> {
           "@never st.shared.v4.f32 [%0], {%10, %11, %12, %13};\n"
           "@never st.shared.v4.f32 [%0], {%14, %15, %16, %17};\n}" ::"r"(
               device::shared_address(&own_)),
-          "r"(this->layout.ring), "f"(v[i]), "f"(v[i + 1]), "f"(v[i + 2]), "f"(v[i + 3]), "f"(v[i + 4]),
-          "f"(v[i + 5]), "f"(v[i + 6]), "f"(v[i + 7]), "f"(v[i + 8]), "f"(v[i + 9]), "f"(v[i + 10]),
-          "f"(v[i + 11]), "f"(v[i + 12]), "f"(v[i + 13]), "f"(v[i + 14]), "f"(v[i + 15])
+          "r"(this->layout.ring), "f"(v[i]), "f"(v[i + 1]), "f"(v[i + 2]), "f"(v[i + 3]),
+          "f"(v[i + 4]), "f"(v[i + 5]), "f"(v[i + 6]), "f"(v[i + 7]), "f"(v[i + 8]), "f"(v[i + 9]),
+          "f"(v[i + 10]), "f"(v[i + 11]), "f"(v[i + 12]), "f"(v[i + 13]), "f"(v[i + 14]),
+          "f"(v[i + 15])
           : "memory");
     }
   }
@@ -171,14 +169,14 @@ class RingScan : public WarpScan<S_, Output> {
           if (i == 0 || i == last) picked[m][k] = h[i][m][k];
         });
       }
-      lane.store(picked, p.checkpoints.states, p.checkpoints.offset(this->range, checkpoint), this->block,
-                 p.states);
+      lane.store(picked, p.checkpoints.states, p.checkpoints.offset(this->range, checkpoint),
+                 this->block, p.states);
     }
   }
 
   const int turn_;
   Shared &own_, &next_;
-  int parity_ = 0;
+  const int barrier_, next_barrier_;
 };
 
 }  // namespace hax::selective_scan

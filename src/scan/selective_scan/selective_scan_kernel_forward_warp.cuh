@@ -53,10 +53,9 @@ __device__ void share_steps(ChunkPairs<S>& pairs, const Elements<S>& u, const El
 }
 
 // What a warp holds for its part in a sequence.
-template <class S_, bool Output>
+template <class S_>
 struct WarpScan {
   using S = S_;
-  static constexpr bool kOutput = Output;
   static constexpr int kTokens = S::kTokens, kChannels = S::kChannels;
   using States = float[kChannels][S::kStates];
 
@@ -67,7 +66,8 @@ struct WarpScan {
   Lane<S> lane;
   const int thread;  // of the warp
   const int row;     // of the warp's channels
-  const int mine;    // whether there are such channels; otherwise the lane reads the block's first ones
+  const int
+      mine;  // whether there are such channels; otherwise the lane reads the block's first ones
   const int64_t channel;
   int64_t checkpoint;  // tokens before the next one
   float bias[kChannels], skip[kChannels];
@@ -93,6 +93,13 @@ struct WarpScan {
     }
   }
 
+  __device__ int chunks() const { return static_cast<int>((range.length + kTokens - 1) / kTokens); }
+  // Tokens of a chunk; 0 behind the last.
+  __device__ int chunk_tokens(int chunk) const {
+    const int tail = static_cast<int>(range.length - 1) % kTokens + 1;
+    return chunk < chunks() - 1 ? kTokens : chunk == chunks() - 1 ? tail : 0;
+  }
+
   // y of the lane's own elements i from their sums over n.
   __device__ void finish(float (&y)[kChannels], int i, const Elements<S>& u,
                          const Elements<S>& z) const {
@@ -115,32 +122,37 @@ struct WarpScan {
   }
 };
 
-// The tensors that a warp reads, chunk by chunk, `ring` chunks apart; what it has fetched.
-template <class S, bool kOutput>
-struct Inflow {
-  Stream<S> u_stream, delta_stream, z_stream;
-  ChunkStates<S> states;
+// What a warp has fetched for a chunk.
+template <class S>
+struct Fetched {
   Elements<S> u, delta, z;
+  typename ChunkStates<S>::Rows states;
+};
+
+// The tensors that a warp reads, chunk by chunk, `ring` chunks apart.
+template <class S>
+struct Inflow {
+  Stream<S> u, delta, z;
+  ChunkStates<S> states;
 
   // token: the first chunk's first.
-  __device__ Inflow(const WarpScan<S, kOutput>& w, int64_t token)
-      : u_stream(w.p.u, w.layout.u, w.range.row, token + w.lane.part % S::kTokens, w.channel),
-        delta_stream(w.p.delta, w.layout.delta, w.range.row, token + w.lane.part % S::kTokens,
-                     w.channel),
+  __device__ Inflow(const WarpScan<S>& w, int64_t token)
+      : u(w.p.u, w.layout.u, w.range.row, token + w.lane.part % S::kTokens, w.channel),
+        delta(w.p.delta, w.layout.delta, w.range.row, token + w.lane.part % S::kTokens, w.channel),
         // Read even where there is none.
-        z_stream(w.p.z ? w.p.z : w.p.u, w.layout.z, w.range.row, token + w.lane.part % S::kTokens,
-                 w.channel),
+        z(w.p.z ? w.p.z : w.p.u, w.layout.z, w.range.row, token + w.lane.part % S::kTokens,
+          w.channel),
         states(w.p, w.layout.B, w.layout.C, w.range.row, token, w.block.group, w.thread) {}
 
   // The next chunk, of so many tokens.
-  __device__ void fetch(int tokens, int part) {
-    u_stream.load(u, tokens - part);
-    delta_stream.load(delta, tokens - part);
-    if (kOutput) z_stream.load(z, tokens - part);
-    states.fetch(tokens);
-    u_stream.advance();
-    delta_stream.advance();
-    z_stream.advance();
+  __device__ void fetch(Fetched<S>& to, int tokens, int part) {
+    u.load(to.u, tokens - part);
+    delta.load(to.delta, tokens - part);
+    z.load(to.z, tokens - part);
+    states.fetch(to.states, tokens);
+    u.advance();
+    delta.advance();
+    z.advance();
     states.advance();
   }
 };

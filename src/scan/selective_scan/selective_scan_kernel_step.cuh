@@ -2,9 +2,19 @@
 // that is moved, so they are asked for first, those of several sequences at once.
 #pragma once
 
-#include "scan/selective_scan/selective_scan_kernel_warp.cuh"
+#include "scan/selective_scan/selective_scan_kernel.cuh"
 
 namespace hax::selective_scan {
+
+template <class T_, int Lanes, int States>
+struct StepShape {
+  using T = T_;
+  static constexpr int kLanes = Lanes, kStates = States, kChannels = 1;  // of a lane
+  static constexpr int kAllStates = kLanes * kStates;
+  static constexpr int kThreads = 256;
+  static constexpr int kWidth = kThreads / kLanes;  // channels of a block
+  static constexpr bool kAccurate = type_of<T> == Type::fp32;
+};
 
 // A lane's channel and states. kVectors: all its states, fp32 ones of the pool too, can be moved at once.
 template <class S, bool kVectors>
@@ -12,7 +22,6 @@ struct StepLane : Lane<S> {
   using T = typename S::T;
   using Lane<S>::part, Lane<S>::rate;
   using States = float[1][S::kStates];
-  static_assert(S::kChannels == 1);
 
   const StepParams& p;
   const BlockChannels block;
@@ -47,7 +56,9 @@ struct StepLane : Lane<S> {
     if constexpr (kVectors) {
       float* const to = p.state.at<float>(slot, channel, part * S::kStates);
       if (!mine) return;
-      if constexpr (S::kStates == 2) {
+      if constexpr (S::kStates == 1) {
+        *to = h[0][0];
+      } else if constexpr (S::kStates == 2) {
         __stcg(reinterpret_cast<float2*>(to), make_float2(h[0][0], h[0][1]));
       } else {
 #pragma unroll

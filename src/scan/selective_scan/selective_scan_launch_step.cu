@@ -21,10 +21,10 @@ void cuda_step(const StepParams& p, void* stream) {
   dispatch_float(p.u.type, [&](auto type) {
     using T = typename decltype(type)::type;
     dispatch_split(choose_cuda_split(p.states, p.batch * p.channels), [&](auto lanes, auto states) {
-      using S = Shape<T, lanes.value, states.value, 1, 32>;
+      using S = StepShape<T, lanes.value, states.value>;
       const int64_t blocks = blocks_of_channels(p, S::kWidth);
-      const auto kernel = moves_in_vectors<S>(p) ? step_kernel<S, kStepSequences, true>
-                                                 : step_kernel<S, 1, false>;
+      const auto kernel =
+          moves_in_vectors<S>(p) ? step_kernel<S, kStepSequences, true> : step_kernel<S, 1, false>;
       const int64_t sequences = moves_in_vectors<S>(p) ? kStepSequences : 1;
       launch(kernel, ceil_div(p.batch, sequences) * blocks, S::kThreads, 0, p,
              static_cast<unsigned>(blocks));
