@@ -80,6 +80,16 @@ struct Held {
       move(uint4{});
     }
   }
+  // From shared memory.
+  __device__ void load_shared(const T* from) {
+    constexpr int kBytes = Count * static_cast<int>(sizeof(T));
+    static_assert(kBytes % 16 == 0);
+#pragma unroll
+    for (int at = 0; at < kBytes; at += 16) {
+      const uint4 part = reinterpret_cast<const uint4*>(from)[at / 16];
+      memcpy(words + at / 4, &part, 16);
+    }
+  }
   // Only after clear().
   __device__ void set(int i, T value) {
     uint32_t bits;

@@ -6,12 +6,16 @@
 
 #include "device/mma.cuh"
 #include "device/named_barrier.cuh"
-#include "scan/selective_scan/selective_scan_kernel_forward_warp.cuh"
+#include "scan/selective_scan/selective_scan_kernel_forward_source.cuh"
 
 namespace hax::selective_scan {
 
 template <class S>
+using RingSource = std::conditional_t<S::kVectors, AsyncSource<S>, RegisterSource<S>>;
+
+template <class S>
 struct alignas(16) RingWarp : ForwardWarp<S> {
+  typename RingSource<S>::Shared source;
   float state[device::kWarp]
              [S::kStates];  // before the warp's next chunk, from the one before in the ring
 };
@@ -70,25 +74,25 @@ class RingScan : public WarpScan<S_> {
     const int ring = this->layout.ring;
     const int chunks = this->chunks();
     const int64_t first = this->range.begin + turn_ * kTokens;
-    Inflow<S> in(*this, first);
+    RingSource<S> source(*this, own_.source, first, turn_, ring);
     Stream<S> y_stream(p.y, this->layout.y, this->range.row, first + lane.part % kTokens,
                        this->channel);
-    Fetched<S> fetched[2];  // for this chunk and the warp's next
-    in.fetch(fetched[0], this->chunk_tokens(turn_), lane.part);
-    in.fetch(fetched[1], this->chunk_tokens(turn_ + ring), lane.part);
     if (turn_ == 0) pass(own_, barrier_);
-    const auto step = [&](Fetched<S>& now, int chunk) {
+#pragma unroll 1
+    for (int chunk = turn_; chunk < chunks; chunk += ring) {
       const int tokens = this->chunk_tokens(chunk);
-      in.states.store(own_.states[0][0], now.states);
-      share_steps(own_.pairs, now.u, now.delta, this->bias, p.softplus, lane.part, row, tokens);
+      Elements<S> u, delta, z;
+      source.open(own_.states[0][0]);
+      source.steps(u, delta);
+      share_steps(own_.pairs, u, delta, this->bias, p.softplus, lane.part, row, tokens);
       __syncwarp();
-      const Elements<S> u = now.u, z = now.z;
-      in.fetch(now, this->chunk_tokens(chunk + 2 * ring), lane.part);
+      source.ahead(chunk);
 
       States h[kTokens];
       follow(h);
       float y[S::kOwn][1];
       sum_states<S>(y, own_.states[1][0], h, lane.part);
+      source.outputs(u, z);
 #pragma unroll
       for (int i = 0; i < S::kOwn; ++i) {
         this->finish(y[i], i, u, z);
@@ -96,12 +100,8 @@ class RingScan : public WarpScan<S_> {
       }
       y_stream.advance();
       __syncwarp();
+      source.close();
       if (p.checkpoints) store_checkpoints(h, int64_t{chunk} * kTokens, tokens);
-    };
-#pragma unroll 1
-    for (int chunk = turn_; chunk < chunks; chunk += 2 * ring) {
-      step(fetched[0], chunk);
-      if (chunk + ring < chunks) step(fetched[1], chunk + ring);
     }
   }
 

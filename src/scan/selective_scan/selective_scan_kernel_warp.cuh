@@ -2,6 +2,7 @@
 // elements of its own: the lane's channels at every kLanes-th token.
 #pragma once
 
+#include "device/async_copy.cuh"
 #include "scan/selective_scan/selective_scan_kernel.cuh"
 
 namespace hax::selective_scan {
@@ -121,6 +122,15 @@ class ChunkStates {
     }
   }
 
+  // The same into memory of the lanes' own, vector after vector.
+  __device__ void copy(T* to, int tokens) const {
+    constexpr int kBytes = kVector * static_cast<int>(sizeof(T));
+#pragma unroll
+    for (int j = 0; j < kFetches; ++j) {
+      device::copy_async_or_clear<kBytes>(to + place(j) * kVector, at_[j], own_token(j) < tokens);
+    }
+  }
+
   __device__ void store(float* to, const Rows& held) const {
 #pragma unroll
     for (int j = 0; j < kFetches; ++j) {
@@ -132,11 +142,12 @@ class ChunkStates {
     }
   }
 
- private:
   // Of fetch j, in vectors from the first of B on.
   __device__ unsigned place(int j) const {
     return thread_ + static_cast<unsigned>(j * device::kWarp);
   }
+
+ private:
   __device__ int own_token(int j) const {
     return static_cast<int>(place(j) / kPerRow % S::kTokens);
   }

@@ -32,12 +32,10 @@ bool rows_in_vectors(const ForwardParams& p) {
   return p.states == S::kAllStates && states_in_vectors<ChunkStates<S>::kVector>(p);
 }
 
-// Whether two channels of every tensor can be moved at once and checkpoints fall between chunks.
-template <class S>
-bool serves_pairs(const ForwardParams& p) {
-  return rows_in_vectors<S>(p) && channels_in_vectors<2>(p, p.u) &&
-         channels_in_vectors<2>(p, p.delta) && channels_in_vectors<2>(p, p.z) &&
-         channels_in_vectors<2>(p, p.y) && p.checkpoints.every % S::kTokens == 0;
+// Whether two channels of every tensor can be moved at once.
+bool channels_in_pairs(const ForwardParams& p) {
+  return channels_in_vectors<2>(p, p.u) && channels_in_vectors<2>(p, p.delta) &&
+         channels_in_vectors<2>(p, p.z) && channels_in_vectors<2>(p, p.y);
 }
 
 template <class T>
@@ -45,7 +43,8 @@ void dispatch_forward(const device::Launcher& launch, const ForwardParams& p) {
   const int64_t scans = p.sequences.count() * p.channels;
   // Two channels a lane read B and C once for both.
   using Pairs = WarpShape<T, 4, 4, 2, 4, true>;
-  if (scans >= kForwardPairScans && serves_pairs<Pairs>(p)) {
+  if (scans >= kForwardPairScans && rows_in_vectors<Pairs>(p) && channels_in_pairs(p) &&
+      p.checkpoints.every % Pairs::kTokens == 0) {
     return launch_forward<PairsScan<Pairs>>(launch, p, 1);
   }
   dispatch_split(choose_cuda_split(p.states, scans), [&](auto lanes, auto states) {
@@ -53,9 +52,11 @@ void dispatch_forward(const device::Launcher& launch, const ForwardParams& p) {
     constexpr int kTokens = cuda_forward_tokens(kSplit);
     using Any = WarpShape<T, kSplit.lanes, kSplit.states, 1, kTokens, false>;
     const int ring = choose_forward_ring(ceil_div(scans, int64_t{Any::kWidth}));
-    if constexpr (Any::kAllStates == 16) {
+    if constexpr (Any::kAllStates == 16 && sizeof(T) == 2) {
       using Vectors = WarpShape<T, kSplit.lanes, kSplit.states, 1, kTokens, true>;
-      if (rows_in_vectors<Vectors>(p)) return launch_forward<RingScan<Vectors>>(launch, p, ring);
+      if (rows_in_vectors<Vectors>(p) && channels_in_pairs(p)) {
+        return launch_forward<RingScan<Vectors>>(launch, p, ring);
+      }
     }
     launch_forward<RingScan<Any>>(launch, p, ring);
   });
