@@ -17,12 +17,8 @@ inline constexpr CudaSplit kCudaSplits[] = {{4, 4},  {8, 2},  {16, 1}, {8, 4},
 
 // scans: channels of all sequences, which run side by side.
 inline CudaSplit choose_cuda_split(int64_t states, int64_t scans) {
-  constexpr int64_t kEnoughOfFour = 2560, kEnoughOfEight = 1280;
-  if (states <= 16) {
-    return scans >= kEnoughOfFour    ? CudaSplit{4, 4}
-           : scans >= kEnoughOfEight ? CudaSplit{8, 2}
-                                     : CudaSplit{16, 1};
-  }
+  constexpr int64_t kEnoughOfFour = 1024;
+  if (states <= 16) return scans >= kEnoughOfFour ? CudaSplit{4, 4} : CudaSplit{8, 2};
   for (const CudaSplit split : kCudaSplits) {
     if (split.lanes * split.states >= states) return split;
   }

@@ -12,14 +12,14 @@ struct PairsWarp {
   ForwardWarp<S> chunks[2];
 };
 
-template <class S_>
+template <class S_, int Warps, int Together>
 class PairsScan : public WarpScan<S_> {
  public:
   using S = S_;
   using Base = WarpScan<S>;
   using Base::p, Base::lane, Base::row, Base::checkpoint, Base::for_each_state;
   using Shared = PairsWarp<S>;
-  static constexpr int kTokens = S::kTokens, kChannels = S::kChannels, kWarps = 4;
+  static constexpr int kTokens = S::kTokens, kChannels = S::kChannels, kWarps = Warps;
   using Sums = float[kChannels][kTokens];
   static_assert(S::kOwn == 1 && S::kSummed == kTokens);
 
@@ -75,6 +75,10 @@ class PairsScan : public WarpScan<S_> {
     };
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; chunk += 2) {
+      // Warps that fall behind would end up alone, with nobody to fill their waits.
+      if constexpr (Together > 0) {
+        if (chunk % Together == 0) __syncthreads();
+      }
       step(std::integral_constant<int, 0>{}, chunk);
       if (chunk + 1 < chunks) step(std::integral_constant<int, 1>{}, chunk + 1);
     }

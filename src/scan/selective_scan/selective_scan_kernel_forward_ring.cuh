@@ -20,29 +20,34 @@ struct alignas(16) RingWarp : ForwardWarp<S> {
              [S::kStates];  // before the warp's next chunk, from the one before in the ring
 };
 
-// y of a lane's own elements from the states of the chunk.
+// Sums over n for a lane's own elements, from the states of the chunk.
 template <class S>
-__device__ void sum_states(float (&y)[S::kOwn][S::kChannels], const float* C,
-                           const float (&h)[S::kTokens][S::kChannels][S::kStates], int part) {
+__device__ void sum_states(float (&y)[S::kOwn][1], const float* C,
+                           const float (&h)[S::kTokens][1][S::kStates], int part, int row) {
+  if constexpr (kTensorSums<S>) {
+    static_assert(S::kOwn == 2 && S::kTokens == 8);
+    float column[4];
+    load_row(column, C + (row / 2 + row % 2 * 4) * S::kAllStates + part * 4);
 #pragma unroll
-  for (int i = 0; i < S::kOwn; ++i) {
-    float sums[S::kChannels][S::kSummed];
-#pragma unroll
-    for (int j = 0; j < S::kSummed; ++j) {
-      const int token = i * S::kLanes + j;
-      float row[S::kStates];
-      load_row(row, C + token * S::kAllStates + part * S::kStates);
-#pragma unroll
-      for (int m = 0; m < S::kChannels; ++m) {
-        float sum = row[0] * h[token][m][0];
-#pragma unroll
-        for (int k = 1; k < S::kStates; ++k) sum += row[k] * h[token][m][k];
-        sums[m][j] = sum;
-      }
+    for (int i = 0; i < 4; ++i) {
+      const float4 sums = tensor_sums(h[i][0], h[i + 4][0], column);
+      y[0][0] = i == 0 || part == i ? sums.x : y[0][0];
+      y[1][0] = i == 0 || part == i ? sums.w : y[1][0];
     }
+  } else {
 #pragma unroll
-    for (int m = 0; m < S::kChannels; ++m) {
-      y[i][m] = device::warp_sums<S::kLanes>(sums[m], part);
+    for (int i = 0; i < S::kOwn; ++i) {
+      float sums[S::kSummed];
+#pragma unroll
+      for (int j = 0; j < S::kSummed; ++j) {
+        const int token = i * S::kLanes + j;
+        float at[S::kStates];
+        load_row(at, C + token * S::kAllStates + part * S::kStates);
+        sums[j] = at[0] * h[token][0][0];
+#pragma unroll
+        for (int k = 1; k < S::kStates; ++k) sums[j] += at[k] * h[token][0][k];
+      }
+      y[i][0] = device::warp_sums<S::kLanes>(sums, part);
     }
   }
 }
@@ -91,7 +96,7 @@ class RingScan : public WarpScan<S_> {
       States h[kTokens];
       follow(h);
       float y[S::kOwn][1];
-      sum_states<S>(y, own_.states[1][0], h, lane.part);
+      sum_states<S>(y, own_.states[1][0], h, lane.part, row);
       source.outputs(u, z);
 #pragma unroll
       for (int i = 0; i < S::kOwn; ++i) {

@@ -185,7 +185,8 @@ struct ChunkPairs {
  private:
   __device__ static int place(int t, int row) {
     static_assert(S::kChannels <= 2 && S::kTokens % 2 == 0);
-    if (S::kChannels == 2) return (t * S::kRows + row) * 2;
+    // Swizzled: neither the lanes that store tokens of a row nor those that load rows of a token meet in a bank.
+    if (S::kChannels == 2) return (row * S::kTokens + (t ^ (row / 2 % S::kTokens))) * 2;
     return (t / 2 * S::kRows + row) * 2 + t % 2;
   }
 };

@@ -45,7 +45,11 @@ void dispatch_forward(const device::Launcher& launch, const ForwardParams& p) {
   using Pairs = WarpShape<T, 4, 4, 2, 4, true>;
   if (scans >= kForwardPairScans && rows_in_vectors<Pairs>(p) && channels_in_pairs(p) &&
       p.checkpoints.every % Pairs::kTokens == 0) {
-    return launch_forward<PairsScan<Pairs>>(launch, p, 1);
+    constexpr int64_t kWide = 1024;
+    if (p.channels / p.groups >= kWide) {
+      return launch_forward<PairsScan<Pairs, 16, 16>>(launch, p, 1);
+    }
+    return launch_forward<PairsScan<Pairs, 4, 0>>(launch, p, 1);
   }
   dispatch_split(choose_cuda_split(p.states, scans), [&](auto lanes, auto states) {
     constexpr CudaSplit kSplit{lanes.value, states.value};
