@@ -12,7 +12,7 @@ struct PairsWarp {
   ForwardWarp<S> chunks[2];
 };
 
-template <class S_, int Warps, int Together>
+template <class S_, int Warps>
 class PairsScan : public WarpScan<S_> {
  public:
   using S = S_;
@@ -75,10 +75,6 @@ class PairsScan : public WarpScan<S_> {
     };
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; chunk += 2) {
-      // Warps that fall behind would end up alone, with nobody to fill their waits.
-      if constexpr (Together > 0) {
-        if (chunk % Together == 0) __syncthreads();
-      }
       step(std::integral_constant<int, 0>{}, chunk);
       if (chunk + 1 < chunks) step(std::integral_constant<int, 1>{}, chunk + 1);
     }

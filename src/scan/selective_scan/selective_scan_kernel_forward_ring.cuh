@@ -16,8 +16,8 @@ using RingSource = std::conditional_t<S::kVectors, AsyncSource<S>, RegisterSourc
 template <class S>
 struct alignas(16) RingWarp : ForwardWarp<S> {
   typename RingSource<S>::Shared source;
-  float state[device::kWarp]
-             [S::kStates];  // before the warp's next chunk, from the one before in the ring
+  // The state before the warp's next chunk, from the one before in the ring.
+  alignas(16) float state[device::kWarp][S::kStates];
 };
 
 // Sums over n for a lane's own elements, from the states of the chunk.

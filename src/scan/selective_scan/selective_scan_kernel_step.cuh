@@ -94,7 +94,7 @@ struct StepLane : Lane<S> {
   __device__ void load_vectors(States& to, const float* from) const {
 #pragma unroll
     for (int i = 0; i < kRounds; ++i) {
-      const float4 part4 = __ldcg(reinterpret_cast<const float4*>(from + state(i)));
+      const float4 part4 = *reinterpret_cast<const float4*>(from + state(i));
       to[0][i * 4] = part4.x;
       to[0][i * 4 + 1] = part4.y;
       to[0][i * 4 + 2] = part4.z;

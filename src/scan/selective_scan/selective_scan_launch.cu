@@ -47,9 +47,9 @@ void dispatch_forward(const device::Launcher& launch, const ForwardParams& p) {
       p.checkpoints.every % Pairs::kTokens == 0) {
     constexpr int64_t kWide = 1024;
     if (p.channels / p.groups >= kWide) {
-      return launch_forward<PairsScan<Pairs, 16, 16>>(launch, p, 1);
+      return launch_forward<PairsScan<Pairs, 16>>(launch, p, 1);
     }
-    return launch_forward<PairsScan<Pairs, 4, 0>>(launch, p, 1);
+    return launch_forward<PairsScan<Pairs, 4>>(launch, p, 1);
   }
   dispatch_split(choose_cuda_split(p.states, scans), [&](auto lanes, auto states) {
     constexpr CudaSplit kSplit{lanes.value, states.value};
