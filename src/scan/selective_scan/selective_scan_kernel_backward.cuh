@@ -174,7 +174,7 @@ class BackwardBlock {
         plan_(plan),
         steps_(steps),
         block_(block),
-        place_(plan),
+        place_(S::state_tiles(plan)),
         elements_(plan, block),
         products_(place_),
         row_(row),
@@ -282,8 +282,8 @@ class BackwardBlock {
     constexpr int kCount = S::kElements;
     static_assert(kCount == 4);
     float sums[3][kCount] = {};
-    const int first = elements_.channel / kWarpChannels * plan_.state_tiles;
-    for (int i = first; i < first + plan_.state_tiles; ++i) {
+    const int first = elements_.channel / kWarpChannels * S::state_tiles(plan_);
+    for (int i = first; i < first + S::state_tiles(plan_); ++i) {
       const auto from = shared_.warps[i].sums(i);
 #pragma unroll
       for (int which = 0; which < 3; ++which) {
@@ -301,9 +301,11 @@ class BackwardBlock {
     for (int i = 0; i < kCount; ++i) {
       const float4 in = shared_.tile.input(elements_.token, elements_.channel + i);
       const float2 slope = shared_.slopes[i][threadIdx.x];
-      du[i] = in.x * sums[0][i] + skip[i] * in.z;
-      ddelta[i] = (in.w * sums[0][i] + device::kLn2 * sums[1][i]) * slope.y;
-      dz[i] = slope.x * (sums[2][i] + skip[i] * in.w);
+      // Cut: dy and dt u, then dh and h.
+      const float from_B = S::uncut(2) * sums[0][i];
+      du[i] = in.x * from_B + skip[i] * in.z;
+      ddelta[i] = (in.w * from_B + device::kLn2 * S::uncut(3) * sums[1][i]) * slope.y;
+      dz[i] = slope.x * (S::uncut(2) * sums[2][i] + skip[i] * in.w);
       skip_sum[i] += in.z * in.w;
       bias_sum[i] += ddelta[i];
     }
@@ -334,14 +336,17 @@ class BackwardBlock {
                             tile.first);
     const int states = static_cast<int>(p_.states);
     int n = place.state();
-    for (int i = place.state_tile; i < plan_.state_tiles && n < states; i += RowPlace<S>::kStep) {
+#pragma unroll 1
+    for (int i = place.state_tile; i < S::state_tiles(plan_) && n < states; i += RowPlace<S>::kStep) {
       float2 sum = make_float2(0.0f, 0.0f);
-      for (int warp = i; warp < S::kWarps; warp += plan_.state_tiles) {
+      for (int warp = i; warp < S::kWarps; warp += S::state_tiles(plan_)) {
         const float2 share = *reinterpret_cast<const float2*>(
             &shared_.warps[warp].shares()[place.which][place.token][2 * place.pair]);
         sum.x += share.x;
         sum.y += share.y;
       }
+      sum.x *= S::uncut(3);
+      sum.y *= S::uncut(3);
       if constexpr (S::kVectors) {
         auto* const pair = reinterpret_cast<float2*>(to);
         if (!first_of_slice_) sum = make_float2(pair->x + sum.x, pair->y + sum.y);
@@ -360,10 +365,10 @@ class BackwardBlock {
     float* const to =
         plan_.sums + (row_ * plan_.segments + segment_) * (p_.states + 2) * p_.channels;
     place_.for_each([&](int k, int c, int n) {
-      if (c < block_.count && n < p_.states) to[n * p_.channels + block_.first + c] = dA_[k];
+      if (c < block_.count && n < p_.states) to[n * p_.channels + block_.first + c] = S::uncut(2) * dA_[k];
     });
     __syncthreads();
-    const int width = static_cast<int>(plan_.width);
+    const int width = S::width(plan_);
     for (int i = threadIdx.x; i < 2 * width; i += S::kThreads) {
       const int which = i / width, c = i % width;
       if (c >= block_.count) continue;

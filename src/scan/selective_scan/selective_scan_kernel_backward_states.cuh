@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 4 : 1)
   const int64_t blocks = p.groups * plan.per_group;
   const int64_t walk = blockIdx.x / blocks % plan.walks, row = blockIdx.x / blocks / plan.walks;
   const ChannelBlock block(p, plan, blockIdx.x % blocks);
-  const LanePlace place(plan);
+  const LanePlace place(S::state_tiles(plan));
   const ElementPlace<S> elements(plan, block);
   const Products<S> products(place);
   const int64_t walk_begin = walk * plan.walk * plan.segment;

@@ -16,17 +16,24 @@ namespace hax::selective_scan {
 using device::load_any;
 using device::store_any;
 
-template <class T_, int Warps, bool Vectors>
+// StateTiles: the plan's, or 0 for whatever it says. Vectors: every tensor's elements can be moved so.
+template <class T_, int Warps, int StateTiles, bool Vectors>
 struct BackwardShape {
   using T = T_;
-  static constexpr bool kVectors = Vectors;  // every tensor's elements can be moved so
+  static constexpr bool kVectors = Vectors;
   static constexpr int kWarps = Warps;
   static constexpr int kThreads = Warps * device::kWarp;
   static constexpr int kTile = backward_tile(Warps);
   static constexpr int kRun = 4;  // tokens whose decays a lane keeps
   static constexpr int kRuns = kTile / kRun;
   static constexpr int kMostChannels = Warps == kFewWarps ? 64 : 32;
-  static constexpr int kMostStateTiles = Warps == kFewWarps ? 4 : 16;
+  static constexpr int kMostStateTiles = StateTiles > 0 ? StateTiles : Warps == kFewWarps ? 4 : 16;
+  __device__ static int state_tiles(const CudaBackwardPlan& plan) {
+    return StateTiles > 0 ? StateTiles : plan.state_tiles;
+  }
+  __device__ static int width(const CudaBackwardPlan& plan) {
+    return StateTiles > 0 ? Warps / StateTiles * kWarpChannels : static_cast<int>(plan.width);
+  }
   static constexpr int kElements = 4;  // of a thread
 
   // fp32 activations get decays less 1, accurate however long a state remembers.
@@ -34,15 +41,26 @@ struct BackwardShape {
   __device__ static float decay(float x) {
     return kAccurate ? device::exp2m1(x) : device::exp2_approx(x);
   }
+  // Products cut operands off to tf32, which takes 0.72 * 2^-11 of them on average: makes good for `times` cuts.
+  __host__ __device__ static constexpr float uncut(int times) {
+    return kAccurate ? 1.0f : 1.0f + times * 3.5e-4f;
+  }
   __device__ static float decayed(float decay, float h) {
     return kAccurate ? fmaf(h, decay, h) : h * decay;
   }
   __device__ static float decayed(float decay, float h, float x) {
     return kAccurate ? h + fmaf(h, decay, x) : fmaf(h, decay, x);
   }
-  __device__ static float step_size(float delta, bool apply_softplus) {
-    if (!apply_softplus) return delta;
-    return kAccurate ? device::softplus_accurate(delta) : device::softplus(delta);
+  struct Step {
+    float dt, slope;  // slope: of dt by delta
+  };
+  __device__ static Step softplus(float delta) {
+    if (kAccurate) return {device::softplus_accurate(delta), device::sigmoid(delta)};
+    const float e = device::exp2_approx(-fabsf(delta) * device::kLog2E);
+    const float inverse = device::reciprocal_approx(1.0f + e);
+    // log1p(e): by its series where 1 + e would lose e.
+    const float log1p = e < 0x1p-8f ? fmaf(-0.5f * e, e, e) : __logf(1.0f + e);
+    return {fmaxf(delta, 0.0f) + log1p, delta < 0.0f ? e * inverse : inverse};
   }
 };
 
@@ -86,8 +104,9 @@ struct LanePlace {
   const int r = lane / 4, c = lane % 4;
   const int state_tile, channel;  // the warp's states and the lane's first channel
 
-  __device__ explicit LanePlace(const CudaBackwardPlan& plan)
-      : state_tile(warp % plan.state_tiles), channel(warp / plan.state_tiles * kWarpChannels + r) {}
+  // state_tiles: of the block.
+  __device__ explicit LanePlace(int state_tiles)
+      : state_tile(warp % state_tiles), channel(warp / state_tiles * kWarpChannels + r) {}
 
   // f(number, channel within the block, n)
   template <class F>
@@ -159,8 +178,8 @@ struct ElementPlace {
   const bool active;  // some of the channels are the block's
 
   __device__ ElementPlace(const CudaBackwardPlan& plan, const ChannelBlock& block)
-      : token(threadIdx.x / (static_cast<int>(plan.width) / kCount)),
-        channel(threadIdx.x % (static_cast<int>(plan.width) / kCount) * kCount),
+      : token(threadIdx.x / (S::width(plan) / kCount)),
+        channel(threadIdx.x % (S::width(plan) / kCount) * kCount),
         active(token < S::kTile && channel < block.count) {}
 
   // The first of them in the tile that starts with token `first` of a (B, L, D) tensor.
@@ -234,7 +253,9 @@ struct TileShared {
 template <class S, class T>
 __device__ T* advanced(T* at, int64_t stride, int32_t step, int tokens) {
   if constexpr (S::kVectors) {
-    return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(at) + int64_t{tokens} * step);
+    T* to;
+    asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(to) : "r"(tokens), "r"(step), "l"(at));
+    return to;
   } else {
     return at + tokens * stride;
   }
@@ -286,7 +307,8 @@ __device__ void stage_rows(TileShared<S>& shared, const BackwardParams& p,
       advanced<S>(shared.states[threadIdx.x], tensor.stride[1], steps.rows[place.which], tile.first);
   const int states = static_cast<int>(p.states);
   int n = place.state();
-  for (int i = place.state_tile; i < plan.state_tiles; i += RowPlace<S>::kStep) {
+#pragma unroll 1
+  for (int i = place.state_tile; i < S::state_tiles(plan); i += RowPlace<S>::kStep) {
     float2 values = make_float2(0.0f, 0.0f);
     if (place.token < tile.tokens && n < states) {
       if constexpr (S::kVectors) {
@@ -337,25 +359,33 @@ __device__ void stage_elements(TileShared<S>& shared, const BackwardParams& p,
     if (gradients) load(dy, kDy);
     if (gradients && p.z) load(z, kZ);
   }
+  typename S::Step steps_dt[kCount];
+  float g[kCount], of_y[kCount];
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    const int c = place.channel + i;
-    // Beyond the tile's tokens a step of 0 leaves states as they are.
-    const float x = delta[i] + shared.bias[c];
-    const float dt = used ? S::step_size(x, p.softplus) : 0.0f;
-    float g = dy[i], slope = 0.0f;
-    if (gradients && p.z) {
+    steps_dt[i] = {delta[i] + shared.bias[place.channel + i], 1.0f};
+    g[i] = dy[i];
+    of_y[i] = 0.0f;
+  }
+  if (p.softplus) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) steps_dt[i] = S::softplus(steps_dt[i].dt);
+  }
+  if (gradients && p.z) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
       const float s = device::sigmoid(z[i]);
-      g = dy[i] * (z[i] * s);
-      slope = dy[i] * (s * (1.0f + z[i] * (1.0f - s)));
+      g[i] = dy[i] * (z[i] * s);
+      of_y[i] = dy[i] * (s * (1.0f + z[i] * (1.0f - s)));
     }
-    slopes(i, slope, p.softplus ? device::sigmoid(x) : 1.0f);
-    float dtu = dt * u[i];
-    if constexpr (!S::kAccurate) {
-      dtu = device::round_to_tf32(dtu);
-      g = device::round_to_tf32(g);
-    }
-    shared.inputs[place.token][piece_place(c)] = make_float4(dt, dtu, g, u[i]);
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    // Beyond the tile's tokens a step of 0 leaves states as they are.
+    const float dt = used ? steps_dt[i].dt : 0.0f;
+    slopes(i, of_y[i], steps_dt[i].slope);
+    shared.inputs[place.token][piece_place(place.channel + i)] =
+        make_float4(dt, dt * u[i], g[i], u[i]);
   }
 }
 

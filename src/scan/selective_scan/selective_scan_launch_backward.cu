@@ -44,14 +44,19 @@ void launch_scans(const device::Launcher& launch, const BackwardParams& p,
          sizeof(BackwardShared<S>), p, plan, steps);
 }
 
-template <class T, int Warps>
-void launch_scans(const device::Launcher& launch, const BackwardParams& p,
-                  const CudaBackwardPlan& plan) {
-  if (all_vectors(p)) {
-    launch_scans<BackwardShape<T, Warps, true>>(launch, p, plan);
-  } else {
-    launch_scans<BackwardShape<T, Warps, false>>(launch, p, plan);
+template <class T>
+void dispatch_scans(const device::Launcher& launch, const BackwardParams& p,
+                    const CudaBackwardPlan& plan) {
+  const bool vectors = all_vectors(p);
+  if (plan.warps == kManyWarps) {
+    if (vectors) return launch_scans<BackwardShape<T, kManyWarps, 0, true>>(launch, p, plan);
+    return launch_scans<BackwardShape<T, kManyWarps, 0, false>>(launch, p, plan);
   }
+  if (!vectors) return launch_scans<BackwardShape<T, kFewWarps, 0, false>>(launch, p, plan);
+  if (plan.state_tiles > 1) {
+    return launch_scans<BackwardShape<T, kFewWarps, 0, true>>(launch, p, plan);
+  }
+  launch_scans<BackwardShape<T, kFewWarps, 1, true>>(launch, p, plan);
 }
 
 }  // namespace
@@ -60,11 +65,7 @@ void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* 
   const device::Launcher launch(p.device, stream, Backward::name);
   dispatch_float(p.u.type, [&](auto type) {
     using T = typename decltype(type)::type;
-    if (plan.warps == kFewWarps) {
-      launch_scans<T, kFewWarps>(launch, p, plan);
-    } else {
-      launch_scans<T, kManyWarps>(launch, p, plan);
-    }
+    dispatch_scans<T>(launch, p, plan);
     if (p.dB || p.dC) {
       launch(reduce_shares_kernel<T>,
              ceil_div(p.batch * p.length * p.groups * p.states, kReduceThreads), kReduceThreads, 0,
