@@ -23,6 +23,16 @@ class WarpShared {
     h[0] = low.x, h[1] = low.y, h[2] = low.z, h[3] = low.w;
     h[4] = high.x, h[5] = high.y, h[6] = high.z, h[7] = high.w;
   }
+  // The state before the next tile, of each lane.
+  __device__ void fetch_next(int lane, const float* from) {
+    device::copy_async<16>(&next_[0][lane], from);
+    device::copy_async<16>(&next_[1][lane], from + 4);
+  }
+  __device__ void next(float (&h)[8], int lane) const {
+    const float4 low = next_[0][lane], high = next_[1][lane];
+    h[0] = low.x, h[1] = low.y, h[2] = low.z, h[3] = low.w;
+    h[4] = high.x, h[5] = high.y, h[6] = high.z, h[7] = high.w;
+  }
   // Over n: dh B; dh decay h A log2(e); C h. `warp` staggers the warps' banks.
   __device__ Sums sums(int warp) { return reinterpret_cast<Sums>(results() + warp % 2 * 16); }
   // Over the warp's channels: dB, dC.
@@ -39,6 +49,7 @@ class WarpShared {
     return S::kRuns > 1 ? results_ : reinterpret_cast<float*>(states_);
   }
   float4 states_[kStates][2][device::kWarp];
+  float4 next_[S::kVectors ? 2 : 1][S::kVectors ? device::kWarp : 1];
   alignas(16) float results_[S::kRuns > 1 ? kResults : 4];
 };
 
@@ -230,32 +241,55 @@ class BackwardBlock {
     const int to = static_cast<int>(stop - begin_);
     // From slot to slot of the states and of `elapsed`.
     const int64_t slot = row_ * plan_.slots + (begin_ + from) / S::kTile;
-    const float* const states =
-        plan_.states + numbers_place<S>(plan_, slot, block_.index, place_);
+    const float* const states = plan_.states + numbers_place<S>(plan_, slot, block_.index, place_);
     const int64_t elapsed_step = p_.groups * plan_.per_group * plan_.width;
     const float* elapsed = nullptr;
     if (range.begin < walk * plan_.walk * plan_.segment) {  // what came into the walk counts
       elapsed = plan_.elapsed + slot * elapsed_step + block_.index * plan_.width + place_.channel;
     }
-    int tile_index = (to - 1 - from) / S::kTile;
-    for (int tokens = to - from - tile_index * S::kTile; tile_index >= 0;
-         --tile_index, tokens = S::kTile) {
+    // Tiles from `from` on, the last one first.
+    const int last = (to - 1 - from) / S::kTile;
+    const auto tile_of = [&](int index) {
+      const int first = from + index * S::kTile;
+      return Tile{first, min(S::kTile, to - first)};
+    };
+    const auto fetch = [&](int index) {
+      fetch_tile(shared_.tile, p_, steps_, plan_, elements_, tile_of(index), true);
+      if (S::kVectors && (index > 0 || !starts)) {
+        shared_.warps[place_.warp].fetch_next(place_.lane, states + index * plan_.numbers);
+      }
+    };
+    fetch(last);
+    device::commit_copies();
+#pragma unroll 1
+    for (int index = last; index >= 0; --index) {
+      device::wait_for_copies<0>();
       float h[8];
-      if (starts && tile_index == 0) {
+      if (starts && index == 0) {
         load_states(h, p_.initial_state, p_.initial_state.offset(s), block_, place_, p_.states);
       } else {
-        load_numbers(h, states + tile_index * plan_.numbers);
-        if (elapsed) add_carry(h, walk, elapsed + tile_index * elapsed_step);
+        if constexpr (S::kVectors) {
+          shared_.warps[place_.warp].next(h, place_.lane);
+        } else {
+          load_numbers(h, states + index * plan_.numbers);
+        }
+        if (elapsed) add_carry(h, walk, elapsed + index * elapsed_step);
       }
-      tile({from + tile_index * S::kTile, tokens}, h);
+      stage(tile_of(index));
+      if (index > 0) fetch(index - 1);
+      device::commit_copies();
+      __syncthreads();
+      scan_tile_back(shared_, products_, place_, rate_, h, dh_, dA_);
+      __syncthreads();
+      finish_tile(tile_of(index));
     }
   }
 
   // Adds what is left of the state that came into the walk.
   __device__ void add_carry(float (&h)[8], int64_t walk, const float* elapsed) const {
     float carry[8];
-    load_numbers(carry, plan_.walk_states +
-                            numbers_place<S>(plan_, row_ * plan_.walks + walk, block_.index, place_));
+    load_numbers(carry, plan_.walk_states + numbers_place<S>(plan_, row_ * plan_.walks + walk,
+                                                             block_.index, place_));
     const float dt[2] = {elapsed[0], elapsed[8]};
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
@@ -263,17 +297,16 @@ class BackwardBlock {
     }
   }
 
-  __device__ void tile(const Tile& tile, float (&h)[8]) {
+  __device__ void stage(const Tile& tile) {
     if (elements_.active) {
-      stage_elements(shared_.tile, p_, steps_, elements_, block_, tile, true,
+      stage_elements(shared_.tile, p_, elements_, block_, tile, true,
                      [&](int i, float of_y, float of_dt) {
                        shared_.slopes[i][threadIdx.x] = make_float2(of_y, of_dt);
                      });
     }
     stage_rows(shared_.tile, p_, steps_, plan_, tile, true);
-    __syncthreads();
-    scan_tile_back(shared_, products_, place_, rate_, h, dh_, dA_);
-    __syncthreads();
+  }
+  __device__ void finish_tile(const Tile& tile) {
     if (elements_.active && elements_.token < tile.tokens) finish_elements(tile);
     if (plan_.shares) flush_shares(tile);
   }
@@ -309,8 +342,10 @@ class BackwardBlock {
       skip_sum[i] += in.z * in.w;
       bias_sum[i] += ddelta[i];
     }
-    shared_.skip_sums[threadIdx.x] = make_float4(skip_sum[0], skip_sum[1], skip_sum[2], skip_sum[3]);
-    shared_.bias_sums[threadIdx.x] = make_float4(bias_sum[0], bias_sum[1], bias_sum[2], bias_sum[3]);
+    shared_.skip_sums[threadIdx.x] =
+        make_float4(skip_sum[0], skip_sum[1], skip_sum[2], skip_sum[3]);
+    shared_.bias_sums[threadIdx.x] =
+        make_float4(bias_sum[0], bias_sum[1], bias_sum[2], bias_sum[3]);
     store(kDu, du, tile);
     store(kDdelta, ddelta, tile);
     store(kDz, dz, tile);
@@ -337,7 +372,8 @@ class BackwardBlock {
     const int states = static_cast<int>(p_.states);
     int n = place.state();
 #pragma unroll 1
-    for (int i = place.state_tile; i < S::state_tiles(plan_) && n < states; i += RowPlace<S>::kStep) {
+    for (int i = place.state_tile; i < S::state_tiles(plan_) && n < states;
+         i += RowPlace<S>::kStep) {
       float2 sum = make_float2(0.0f, 0.0f);
       for (int warp = i; warp < S::kWarps; warp += S::state_tiles(plan_)) {
         const float2 share = *reinterpret_cast<const float2*>(
@@ -365,7 +401,8 @@ class BackwardBlock {
     float* const to =
         plan_.sums + (row_ * plan_.segments + segment_) * (p_.states + 2) * p_.channels;
     place_.for_each([&](int k, int c, int n) {
-      if (c < block_.count && n < p_.states) to[n * p_.channels + block_.first + c] = S::uncut(2) * dA_[k];
+      if (c < block_.count && n < p_.states)
+        to[n * p_.channels + block_.first + c] = S::uncut(2) * dA_[k];
     });
     __syncthreads();
     const int width = S::width(plan_);

@@ -64,13 +64,17 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 4 : 1)
   load_rates(rate, p, block, place);
   Sweep sweep = {};
 
-  // `slot`: where the state before the tile goes; -1: nowhere.
-  const auto run_tile = [&](const Tile& tile, int64_t slot, bool adjoint) {
+  // `slot`: where the state before the tile goes; -1: nowhere. `next`: the tile to fetch meanwhile, if it has
+  // tokens.
+  const auto run_tile = [&](const Tile& tile, const Tile& next, int64_t slot, bool adjoint) {
+    device::wait_for_copies<0>();
     __syncthreads();  // the tile before may still be in use
     if (elements.active) {
-      stage_elements(shared, p, steps, elements, block, tile, adjoint, [](int, float, float) {});
+      stage_elements(shared, p, elements, block, tile, adjoint, [](int, float, float) {});
     }
     stage_rows(shared, p, steps, plan, tile, adjoint);
+    if (next.tokens > 0) fetch_tile(shared, p, steps, plan, elements, next, adjoint);
+    device::commit_copies();
     if (slot >= 0) {
       store_numbers(
           plan.states + numbers_place<S>(plan, row * plan.slots + slot, block.index, place),
@@ -106,13 +110,22 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 4 : 1)
 #pragma unroll
             for (int k = 0; k < 8; ++k) sweep.decay[k] = 1.0f, sweep.adjoint[k] = 0.0f;
           }
+          // Tiles, cut where the caller has states.
+          const auto tile_at = [&](int64_t t) {
+            if (t >= to) return Tile{0, 0};
+            const int64_t end = min(to, t + S::kTile - (t - from) % S::kTile);
+            return Tile{static_cast<int>(range.begin + t - walk_begin),
+                        static_cast<int>(p.checkpoints.next_stop(t, end) - t)};
+          };
+          Tile tile = tile_at(from);
+          fetch_tile(shared, p, steps, plan, elements, tile, adjoint);
+          device::commit_copies();
           for (int64_t t = from; t < to;) {
-            const int64_t first = range.begin + t;
-            const int64_t tile_end = min(to, t + S::kTile - (t - from) % S::kTile);
-            const int64_t stop = p.checkpoints.next_stop(t, tile_end);
+            const int64_t stop = t + tile.tokens;
+            const Tile next = tile_at(stop);
             const bool starts = (t - from) % S::kTile == 0 && t > 0;
-            run_tile({static_cast<int>(first - walk_begin), static_cast<int>(stop - t)},
-                     starts ? first / S::kTile : int64_t{-1}, adjoint);
+            run_tile(tile, next, starts ? (range.begin + t) / S::kTile : int64_t{-1}, adjoint);
+            tile = next;
             t = stop;
             if (p.checkpoints && t % p.checkpoints.every == 0) {
               load_states(sweep.h, p.checkpoints.states, p.checkpoints.offset(range, t), block,
@@ -162,12 +175,24 @@ __global__ void __launch_bounds__(kCarryThreads)
   const auto pass = [](float carry, float decay, float own) {
     return decay != 0.0f ? fmaf(decay, carry, own) : own;
   };
+  constexpr int kTogether = 8;  // segments whose numbers are read at a time
   float carry = 0.0f;
-#pragma unroll 4
-  for (int64_t segment = plan.segments - 1; segment > 0; --segment) {
-    const float own = adjoints[segment * plan.numbers];
-    adjoints[segment * plan.numbers] = carry;
-    carry = pass(carry, decays[segment * plan.numbers], own);
+  for (int64_t last = plan.segments - 1; last > 0; last -= kTogether) {
+    float own[kTogether], decay[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (last - i > 0) {
+        own[i] = adjoints[(last - i) * plan.numbers];
+        decay[i] = decays[(last - i) * plan.numbers];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (last - i > 0) {
+        adjoints[(last - i) * plan.numbers] = carry;
+        carry = pass(carry, decay[i], own[i]);
+      }
+    }
   }
   adjoints[0] = carry;
   if (plan.walks == 1) return;

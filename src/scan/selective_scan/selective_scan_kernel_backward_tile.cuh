@@ -5,6 +5,7 @@
 // number 4j + 2m + e there.
 #pragma once
 
+#include "device/async_copy.cuh"
 #include "device/element.cuh"
 #include "device/math.cuh"
 #include "device/mma.cuh"
@@ -190,13 +191,9 @@ struct ElementPlace {
 
   __device__ void load(float (&to)[kCount], const T* from, const Tensor& tensor,
                        const ChannelBlock& block) const {
-    if constexpr (S::kVectors) {
-      device::unpack(to, device::load_packed<T, kCount>(from));
-    } else {
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        to[i] = channel + i < block.count ? device::to_float(from[i * tensor.stride[2]]) : 0.0f;
-      }
+    for (int i = 0; i < kCount; ++i) {
+      to[i] = channel + i < block.count ? device::to_float(from[i * tensor.stride[2]]) : 0.0f;
     }
   }
   __device__ void store(const float (&from)[kCount], T* to, const Tensor& tensor,
@@ -243,6 +240,11 @@ struct TileShared {
   float bias[S::kMostChannels], skip[S::kMostChannels];  // delta_bias, D
   T* elements[kElementTensors][kStagers];
   const T* states[S::kThreads];
+  // Each thread's vectors of the next tile, where there are vectors.
+  static constexpr int kRowsOfThread =
+      (S::kMostStateTiles + RowPlace<S>::kStep - 1) / RowPlace<S>::kStep;
+  device::Packed<T, S::kElements> fetched[S::kVectors ? 4 : 1][kStagers];  // u, delta, dy, z
+  device::Packed<T, 2> fetched_rows[S::kVectors ? kRowsOfThread : 1][S::kThreads];
 
   __device__ const float4& input(int t, int channel) const {
     return inputs[t][piece_place(channel)];
@@ -294,38 +296,87 @@ struct Tile {
   int first, tokens;
 };
 
-// Brings a tile's B and, where wanted, C to shared memory, zeros beyond its tokens and N.
+// Calls f(index of the thread's vector, its first state, its place in memory) for a thread's part of a tile's B
+// and, where wanted, C; nothing beyond its tokens and N.
+template <class S, class F>
+__device__ void for_each_row(const TileShared<S>& shared, const BackwardParams& p,
+                             const BackwardSteps& steps, const CudaBackwardPlan& plan,
+                             const Tile& tile, bool both, F&& f) {
+  using T = typename S::T;
+  const RowPlace<S> place;
+  if (place.token >= tile.tokens || (place.which && !both)) return;
+  const Tensor& tensor = place.which ? p.C : p.B;
+  const T* from = advanced<S>(shared.states[threadIdx.x], tensor.stride[1], steps.rows[place.which],
+                              tile.first);
+  const int states = static_cast<int>(p.states);
+  int i = 0, n = place.state();
+#pragma unroll 1
+  for (int j = place.state_tile; j < S::state_tiles(plan) && n < states; j += RowPlace<S>::kStep) {
+    f(i, n, from);
+    ++i;
+    n += RowPlace<S>::kStep * kWarpStates;
+    from += RowPlace<S>::kStep * kWarpStates * (S::kVectors ? 1 : tensor.stride[3]);
+  }
+}
+
+// Begins to bring a tile's vectors to shared memory; `gradients`: dy, z and C too. The caller closes the group.
+template <class S>
+__device__ void fetch_tile(TileShared<S>& shared, const BackwardParams& p,
+                           const BackwardSteps& steps, const CudaBackwardPlan& plan,
+                           const ElementPlace<S>& place, const Tile& tile, bool gradients) {
+  if constexpr (S::kVectors) {
+    using T = typename S::T;
+    const auto fetch = [&](int which) {
+      device::copy_async<sizeof(T) * S::kElements>(
+          &shared.fetched[which][threadIdx.x],
+          advanced<S>(shared.elements[which][threadIdx.x], 0, steps.elements[which], tile.first));
+    };
+    if (place.active && place.token < tile.tokens) {
+      fetch(kU);
+      fetch(kDelta);
+      if (gradients) fetch(kDy);
+      if (gradients && p.z) fetch(kZ);
+    }
+    for_each_row(shared, p, steps, plan, tile, gradients, [&](int i, int, const T* from) {
+      device::copy_async<2 * sizeof(T)>(&shared.fetched_rows[i][threadIdx.x], from);
+    });
+  }
+}
+
+// A tile's B and, where wanted, C, zeros beyond its tokens and N. In vectors: as fetched.
 template <class S>
 __device__ void stage_rows(TileShared<S>& shared, const BackwardParams& p,
                            const BackwardSteps& steps, const CudaBackwardPlan& plan,
                            const Tile& tile, bool both) {
   using T = typename S::T;
   const RowPlace<S> place;
-  if (place.which && !both) return;
-  const Tensor& tensor = place.which ? p.C : p.B;
-  const T* from =
-      advanced<S>(shared.states[threadIdx.x], tensor.stride[1], steps.rows[place.which], tile.first);
-  const int states = static_cast<int>(p.states);
-  int n = place.state();
-#pragma unroll 1
-  for (int i = place.state_tile; i < S::state_tiles(plan); i += RowPlace<S>::kStep) {
-    float2 values = make_float2(0.0f, 0.0f);
-    if (place.token < tile.tokens && n < states) {
-      if constexpr (S::kVectors) {
-        const auto pair = device::load_packed<T, 2>(from);
-        values = make_float2(device::to_float(pair.values[0]), device::to_float(pair.values[1]));
-      } else {
-        values.x = device::to_float(from[0]);
-        if (n + 1 < states) values.y = device::to_float(from[tensor.stride[3]]);
-      }
-    }
+  const auto store = [&](int n, float2 values) {
     float* const to =
-        &shared.rows[place.which][i][place.token][place.pair % 4 * 4 + place.pair / 4];
+        &shared
+             .rows[place.which][n / kWarpStates][place.token][place.pair % 4 * 4 + place.pair / 4];
     to[0] = values.x;
     to[2] = values.y;
-    n += RowPlace<S>::kStep * kWarpStates;
-    from += RowPlace<S>::kStep * kWarpStates * (S::kVectors ? 1 : tensor.stride[3]);
+  };
+  for (int j = place.state_tile; j < S::state_tiles(plan); j += RowPlace<S>::kStep) {
+    const int n = j * kWarpStates;
+    if (place.token >= tile.tokens || n + 2 * place.pair >= static_cast<int>(p.states)) {
+      store(n, make_float2(0.0f, 0.0f));
+    }
   }
+  const int states = static_cast<int>(p.states);
+  for_each_row(shared, p, steps, plan, tile, both, [&](int i, int n, const T* from) {
+    float2 values = make_float2(0.0f, 0.0f);
+    if constexpr (S::kVectors) {
+      const auto pair = shared.fetched_rows[i][threadIdx.x];
+      values = make_float2(device::to_float(pair.values[0]), device::to_float(pair.values[1]));
+    } else {
+      values.x = device::to_float(from[0]);
+      if (n + 1 < states) {
+        values.y = device::to_float(from[(place.which ? p.C : p.B).stride[3]]);
+      }
+    }
+    store(n, values);
+  });
 }
 
 // The lane's A log2(e); 0 beyond N.
@@ -337,20 +388,22 @@ __device__ inline void load_rates(float (&to)[8], const Inputs& in, const Channe
   });
 }
 
-// Fills shared.inputs. What gradients need beyond them: slopes(i, of dz by y, of delta by dt).
+// Fills shared.inputs; in vectors: with what was fetched. What gradients need beyond them: slopes(i, of dz by y, of delta by dt).
 template <class S, class F>
 __device__ void stage_elements(TileShared<S>& shared, const BackwardParams& p,
-                               const BackwardSteps& steps, const ElementPlace<S>& place,
-                               const ChannelBlock& block, const Tile& tile, bool gradients,
-                               F&& slopes) {
+                               const ElementPlace<S>& place, const ChannelBlock& block,
+                               const Tile& tile, bool gradients, F&& slopes) {
   constexpr int kCount = S::kElements;
   const bool used = place.token < tile.tokens;
   const auto load = [&](float(&to)[kCount], int which) {
-    const Tensor& tensor = element_tensor(p, which);
-    place.load(to,
-               advanced<S>(shared.elements[which][threadIdx.x], tensor.stride[1],
-                           steps.elements[which], tile.first),
-               tensor, block);
+    if constexpr (S::kVectors) {
+      device::unpack(to, shared.fetched[which][threadIdx.x]);
+    } else {
+      const Tensor& tensor = element_tensor(p, which);
+      place.load(to,
+                 advanced<S>(shared.elements[which][threadIdx.x], tensor.stride[1], 0, tile.first),
+                 tensor, block);
+    }
   };
   float u[kCount] = {}, delta[kCount] = {}, z[kCount] = {}, dy[kCount] = {};
   if (used) {

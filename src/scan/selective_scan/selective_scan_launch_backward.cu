@@ -12,7 +12,8 @@ namespace {
 bool all_vectors(const BackwardParams& p) {
   constexpr int64_t kFarthest = std::numeric_limits<int32_t>::max();
   const auto near = [&](const Tensor& t) {
-    return !t || t.stride[1] * size_of(t.type) == static_cast<int32_t>(t.stride[1] * size_of(t.type));
+    return !t ||
+           t.stride[1] * size_of(t.type) == static_cast<int32_t>(t.stride[1] * size_of(t.type));
   };
   const auto good = [&](const Tensor& t) { return device::moves_in_vectors<4>(t) && near(t); };
   return p.channels / larger(1, p.groups) % 4 == 0 && p.states % 2 == 0 && good(p.u) &&
@@ -47,12 +48,13 @@ void launch_scans(const device::Launcher& launch, const BackwardParams& p,
 template <class T>
 void dispatch_scans(const device::Launcher& launch, const BackwardParams& p,
                     const CudaBackwardPlan& plan) {
-  const bool vectors = all_vectors(p);
+  // With many warps there is no shared memory left to fetch a tile ahead.
   if (plan.warps == kManyWarps) {
-    if (vectors) return launch_scans<BackwardShape<T, kManyWarps, 0, true>>(launch, p, plan);
     return launch_scans<BackwardShape<T, kManyWarps, 0, false>>(launch, p, plan);
   }
-  if (!vectors) return launch_scans<BackwardShape<T, kFewWarps, 0, false>>(launch, p, plan);
+  if (!all_vectors(p)) {
+    return launch_scans<BackwardShape<T, kFewWarps, 0, false>>(launch, p, plan);
+  }
   if (plan.state_tiles > 1) {
     return launch_scans<BackwardShape<T, kFewWarps, 0, true>>(launch, p, plan);
   }
