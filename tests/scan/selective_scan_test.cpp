@@ -129,6 +129,25 @@ TEST(SelectiveScan, SegmentsAndTilesOfBackward) {
   }
 }
 
+// Where channels fill a GPU, segments of backward wait for each other.
+TEST(SelectiveScan, SegmentsOfManyChannels) {
+  const TestContext context;
+  for (const hax_data_type type : {kFp32, kBf16}) {
+    const SelectiveScanCase rows{
+        .batch = 200, .length = 300, .channels = 128, .states = 3, .options = {.type = type}};
+    SCOPED_TRACE(describe(rows));
+    expect_matches_oracle(rows, context);
+    const SelectiveScanCase packed{.batch = 1,
+                                   .length = 290,
+                                   .channels = 26000,
+                                   .states = 3,
+                                   .cu_seqlens = {0, 5, 128, 128, 270, 290},
+                                   .options = {.type = type}};
+    SCOPED_TRACE(describe(packed));
+    expect_matches_oracle(packed, context);
+  }
+}
+
 TEST(SelectiveScan, StateTypeIsItsOwn) {
   const TestContext context;
   for (const hax_data_type type : {kFp32, kFp16, kBf16}) {

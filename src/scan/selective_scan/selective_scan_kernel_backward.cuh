@@ -3,6 +3,7 @@
 // back: the decays in registers, the states in shared memory.
 #pragma once
 
+#include "device/flag.cuh"
 #include "scan/selective_scan/selective_scan_kernel_backward_products.cuh"
 
 namespace hax::selective_scan {
@@ -216,9 +217,11 @@ class BackwardBlock {
       if (stop == range.begin + range.length) {
         load_states(carry, p_.dfinal_state, p_.dfinal_state.offset(s), block_, place_, p_.states);
       } else {
-        load_numbers(carry,
-                     plan_.adjoints + numbers_place<S>(plan_, row_ * plan_.segments + segment_,
-                                                       block_.index, place_));
+        if (plan_.turns) wait_for_neighbour();
+        // Not through a cache that may hold what lay there before.
+        load_numbers_fresh(
+            carry, plan_.adjoints + numbers_place<S>(plan_, row_ * plan_.segments + segment_,
+                                                     block_.index, place_));
       }
       to_results(dh_, carry);
       piece(s, range, stop);
@@ -227,12 +230,36 @@ class BackwardBlock {
         store_states(carry, p_.dinitial_state, p_.dinitial_state.offset(s), block_, place_,
                      p_.states);
       }
+      if (plan_.turns && range.begin < begin_) hand_over();
       stop = range.begin;
     }
     finish();
   }
 
  private:
+  // The flag that segment_ - `before` may start.
+  __device__ int* flag(int before) const {
+    return plan_.handed_over +
+           (row_ * plan_.segments + segment_ - before) * p_.groups * plan_.per_group + block_.index;
+  }
+  __device__ void wait_for_neighbour() const {
+    if (threadIdx.x == 0) {
+      while (device::load_acquire(flag(0)) == 0) __nanosleep(100);
+    }
+    __syncthreads();
+  }
+  // Gives the gradient of the state before the segment to the segment before.
+  __device__ void hand_over() {
+    float carry[8];
+    from_results(carry, dh_);
+    store_numbers(plan_.adjoints + numbers_place<S>(plan_, row_ * plan_.segments + segment_ - 1,
+                                                    block_.index, place_),
+                  carry);
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) device::store_release(flag(1), 1);
+  }
+
   // What the segment has of sequence s up to token `stop`.
   __device__ void piece(int64_t s, const Sequences::Range& range, int64_t stop) {
     const int64_t walk = segment_ / plan_.walk;
@@ -432,7 +459,8 @@ class BackwardBlock {
   float rate_[8], dh_[8], dA_[8] = {};
 };
 
-// A block for every (row, segment, group, slice), slices fastest.
+// A block for every (segment, row, group, slice), the last segments first, slices fastest. Where segments wait
+// for each other blocks take turns as they start, so that those waited for are on their way.
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 3 : 1)
     backward_kernel(const __grid_constant__ BackwardParams p,
@@ -440,10 +468,16 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 3 : 1)
                     const __grid_constant__ BackwardSteps steps) {
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<BackwardShared<S>*>(memory);
-  const int64_t slice = blockIdx.x % plan.slices;
-  const int64_t group = blockIdx.x / plan.slices % p.groups;
-  const int64_t segment = blockIdx.x / plan.slices / p.groups % plan.segments;
-  const int64_t row = blockIdx.x / plan.slices / p.groups / plan.segments;
+  int64_t turn = blockIdx.x;
+  if (plan.turns) {
+    __shared__ int own_turn;
+    if (threadIdx.x == 0) own_turn = atomicAdd(plan.turns, 1);
+    __syncthreads();
+    turn = own_turn;
+  }
+  const int64_t slice = turn % plan.slices, rest = turn / plan.slices;
+  const int64_t group = rest % p.groups, row = rest / p.groups % p.batch;
+  const int64_t segment = plan.segments - 1 - rest / p.groups / p.batch;
   for (int64_t i = slice; i < plan.per_group; i += plan.slices) {
     const ChannelBlock block(p, plan, group * plan.per_group + i);
     BackwardBlock<S>(shared, p, plan, steps, block, row, segment, slice, i == slice).run();

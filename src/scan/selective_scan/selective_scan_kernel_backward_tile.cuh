@@ -142,6 +142,14 @@ __device__ inline void load_numbers(float (&to)[8], const float* from) {
   to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
   to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
 }
+// Of numbers that another block of the same launch wrote.
+__device__ inline void load_numbers_fresh(float (&to)[8], const float* from) {
+#pragma unroll
+  for (int i = 0; i < 8; i += 4) {
+    const float4 four = __ldcg(reinterpret_cast<const float4*>(from + i));
+    to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
+  }
+}
 __device__ inline void store_numbers(float* to, const float (&from)[8]) {
   reinterpret_cast<float4*>(to)[0] = make_float4(from[0], from[1], from[2], from[3]);
   reinterpret_cast<float4*>(to)[1] = make_float4(from[4], from[5], from[6], from[7]);

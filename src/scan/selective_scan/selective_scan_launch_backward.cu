@@ -37,7 +37,7 @@ void launch_scans(const device::Launcher& launch, const BackwardParams& p,
   const BackwardSteps steps = steps_of(p);
   const int64_t blocks = p.groups * plan.per_group;
   launch(backward_states_kernel<S>, p.batch * plan.walks * blocks, S::kThreads, 0, p, plan, steps);
-  if (plan.segments > 1) {
+  if (plan.decays) {
     launch(backward_carry_kernel, ceil_div(p.batch * plan.numbers, kCarryThreads), kCarryThreads, 0,
            p.batch, plan);
   }
