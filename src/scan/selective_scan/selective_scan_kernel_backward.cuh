@@ -187,13 +187,12 @@ class BackwardBlock {
         steps_(steps),
         block_(block),
         place_(S::state_tiles(plan)),
-        elements_(plan, block),
         products_(place_),
         row_(row),
         segment_(segment),
         begin_(segment * plan.segment),
         first_of_slice_(first_of_slice) {
-    ready_tiles(shared.tile, p, elements_, block, row, begin_);
+    ready_tiles(shared.tile, p, plan, block, row, begin_);
     load_rates(rate_, p, block, place_);
     if (threadIdx.x < BackwardShared<S>::kStagers) {
       shared.skip_sums[threadIdx.x] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -201,7 +200,7 @@ class BackwardBlock {
     }
     const RowPlace<S> states;
     const int64_t token = (slice * p.batch + row) * p.length + begin_ + states.token;
-    shared.shares[threadIdx.x] = plan.shares +
+    shared.shares[states.thread] = plan.shares +
                                  ((token * p.groups + block.group) * 2 + states.which) * p.states +
                                  states.state();
     __syncthreads();
@@ -281,7 +280,7 @@ class BackwardBlock {
       return Tile{first, min(S::kTile, to - first)};
     };
     const auto fetch = [&](int index) {
-      fetch_tile(shared_.tile, p_, steps_, plan_, elements_, tile_of(index), true);
+      fetch_tile(shared_.tile, p_, steps_, plan_, block_, tile_of(index), true);
       if (S::kVectors && (index > 0 || !starts)) {
         shared_.warps[place_.warp].fetch_next(place_.lane, states + index * plan_.numbers);
       }
@@ -325,42 +324,42 @@ class BackwardBlock {
   }
 
   __device__ void stage(const Tile& tile) {
-    if (elements_.active) {
-      stage_elements(shared_.tile, p_, elements_, block_, tile, true,
-                     [&](int i, float of_y, float of_dt) {
-                       shared_.slopes[i][threadIdx.x] = make_float2(of_y, of_dt);
-                     });
-    }
+    stage_elements(shared_.tile, p_, plan_, block_, tile, true,
+                   [&](int thread, int i, float of_y, float of_dt) {
+                     shared_.slopes[i][thread] = make_float2(of_y, of_dt);
+                   });
     stage_rows(shared_.tile, p_, steps_, plan_, tile, true);
   }
   __device__ void finish_tile(const Tile& tile) {
-    if (elements_.active && elements_.token < tile.tokens) finish_elements(tile);
+    finish_elements(tile);
     if (plan_.shares) flush_shares(tile);
   }
 
   __device__ void finish_elements(const Tile& tile) {
     constexpr int kCount = S::kElements;
     static_assert(kCount == 4);
+    const ElementPlace<S> elements(plan_, block_);
+    if (!elements.active || elements.token >= tile.tokens) return;
     float sums[3][kCount] = {};
-    const int first = elements_.channel / kWarpChannels * S::state_tiles(plan_);
+    const int first = elements.channel / kWarpChannels * S::state_tiles(plan_);
     for (int i = first; i < first + S::state_tiles(plan_); ++i) {
       const auto from = shared_.warps[i].sums(i);
 #pragma unroll
       for (int which = 0; which < 3; ++which) {
         float part[kCount];
-        load_four(part, &from[which][elements_.token][elements_.channel % kWarpChannels]);
+        load_four(part, &from[which][elements.token][elements.channel % kWarpChannels]);
 #pragma unroll
         for (int e = 0; e < kCount; ++e) sums[which][e] += part[e];
       }
     }
     float du[kCount], ddelta[kCount], dz[kCount], skip[kCount], skip_sum[kCount], bias_sum[kCount];
-    load_four(skip, &shared_.tile.skip[elements_.channel]);
-    load_four(skip_sum, &shared_.skip_sums[threadIdx.x].x);
-    load_four(bias_sum, &shared_.bias_sums[threadIdx.x].x);
+    load_four(skip, &shared_.tile.skip[elements.channel]);
+    load_four(skip_sum, &shared_.skip_sums[elements.thread].x);
+    load_four(bias_sum, &shared_.bias_sums[elements.thread].x);
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      const float4 in = shared_.tile.input(elements_.token, elements_.channel + i);
-      const float2 slope = shared_.slopes[i][threadIdx.x];
+      const float4 in = shared_.tile.input(elements.token, elements.channel + i);
+      const float2 slope = shared_.slopes[i][elements.thread];
       // Cut: dy and dt u, then dh and h.
       const float from_B = S::uncut(2) * sums[0][i];
       du[i] = in.x * from_B + skip[i] * in.z;
@@ -369,19 +368,20 @@ class BackwardBlock {
       skip_sum[i] += in.z * in.w;
       bias_sum[i] += ddelta[i];
     }
-    shared_.skip_sums[threadIdx.x] =
+    shared_.skip_sums[elements.thread] =
         make_float4(skip_sum[0], skip_sum[1], skip_sum[2], skip_sum[3]);
-    shared_.bias_sums[threadIdx.x] =
+    shared_.bias_sums[elements.thread] =
         make_float4(bias_sum[0], bias_sum[1], bias_sum[2], bias_sum[3]);
-    store(kDu, du, tile);
-    store(kDdelta, ddelta, tile);
-    store(kDz, dz, tile);
+    store(kDu, du, tile, elements);
+    store(kDdelta, ddelta, tile, elements);
+    store(kDz, dz, tile, elements);
   }
-  __device__ void store(int which, const float (&values)[S::kElements], const Tile& tile) const {
+  __device__ void store(int which, const float (&values)[S::kElements], const Tile& tile,
+                        const ElementPlace<S>& elements) const {
     const Tensor& tensor = element_tensor(p_, which);
     if (!tensor) return;
-    elements_.store(values,
-                    advanced<S>(shared_.tile.elements[which][threadIdx.x], tensor.stride[1],
+    elements.store(values,
+                    advanced<S>(shared_.tile.elements[which][elements.thread], tensor.stride[1],
                                 steps_.elements[which], tile.first),
                     tensor, block_);
   }
@@ -394,7 +394,7 @@ class BackwardBlock {
   __device__ void flush_shares(const Tile& tile) {
     const RowPlace<S> place;
     if (place.token >= tile.tokens) return;
-    float* to = advanced<S>(shared_.shares[threadIdx.x], 2 * p_.groups * p_.states, steps_.shares,
+    float* to = advanced<S>(shared_.shares[place.thread], 2 * p_.groups * p_.states, steps_.shares,
                             tile.first);
     const int states = static_cast<int>(p_.states);
     int n = place.state();
@@ -452,7 +452,6 @@ class BackwardBlock {
   const BackwardSteps& steps_;
   const ChannelBlock block_;
   const LanePlace place_;
-  const ElementPlace<S> elements_;
   const Products<S> products_;
   const int64_t row_, segment_, begin_;
   const bool first_of_slice_;

@@ -39,8 +39,10 @@ __device__ void sweep_tile(const TileShared<S>& shared, const Products<S>& produ
           sweep.adjoint[k] = fmaf(sweep.decay[k], given[result_place(k)], sweep.adjoint[k]);
         }
       }
-      sweep.elapsed[0] += dt[0];
-      sweep.elapsed[1] += dt[1];
+      if (kAdjoint) {  // walks after the first always have adjoints where the time matters
+        sweep.elapsed[0] += dt[0];
+        sweep.elapsed[1] += dt[1];
+      }
     }
   }
 }
@@ -57,12 +59,11 @@ class SweepBlock {
         steps_(steps),
         block_(block),
         place_(S::state_tiles(plan)),
-        elements_(plan, block),
         products_(place_),
         row_(row),
         walk_(walk),
         begin_(walk * plan.walk * plan.segment) {
-    ready_tiles(shared, p, elements_, block, row, begin_);
+    ready_tiles(shared, p, plan, block, row, begin_);
     load_rates(rate_, p, block, place_);
   }
 
@@ -141,15 +142,13 @@ class SweepBlock {
     float* const states = plan_.states + numbers_place<S>(plan_, slot, block_.index, place_);
 
     Tile tile = tile_at(0);
-    fetch_tile(shared_, p_, steps_, plan_, elements_, tile, kAdjoint);
+    fetch_tile(shared_, p_, steps_, plan_, block_, tile, kAdjoint);
     device::commit_copies();
 #pragma unroll 1
     for (int t = 0; t < count;) {
       device::wait_for_copies<0>();
       __syncthreads();  // the tile before may still be in use
-      if (elements_.active) {
-        stage_elements(shared_, p_, elements_, block_, tile, kAdjoint, [](int, float, float) {});
-      }
+      stage_elements(shared_, p_, plan_, block_, tile, kAdjoint, [](int, int, float, float) {});
       stage_rows(shared_, p_, steps_, plan_, tile, kAdjoint);
       const bool starts = t % S::kTile == 0;
       if (starts && (t > 0 || from > 0)) {
@@ -161,7 +160,7 @@ class SweepBlock {
       if (at_cut) cut += every;
       if (t < count) {
         tile = tile_at(t);
-        fetch_tile(shared_, p_, steps_, plan_, elements_, tile, kAdjoint);
+        fetch_tile(shared_, p_, steps_, plan_, block_, tile, kAdjoint);
       }
       device::commit_copies();
       __syncthreads();
@@ -187,7 +186,6 @@ class SweepBlock {
   const BackwardSteps& steps_;
   const ChannelBlock block_;
   const LanePlace place_;
-  const ElementPlace<S> elements_;
   const Products<S> products_;
   const int64_t row_, walk_, begin_;
   float rate_[8];

@@ -178,17 +178,27 @@ __device__ inline void store_states(const float (&from)[8], const Tensor& tensor
   });
 }
 
+// threadIdx.x, read anew: what depends on it is not kept in registers, which are short, from tile to tile.
+__device__ inline int thread_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+
 // A thread's neighbouring channels of one of a tile's tokens.
 template <class S>
 struct ElementPlace {
   using T = typename S::T;
   static constexpr int kCount = S::kElements;
-  const int token, channel;
+  const int thread, token, channel;
   const bool active;  // some of the channels are the block's
 
   __device__ ElementPlace(const CudaBackwardPlan& plan, const ChannelBlock& block)
-      : token(threadIdx.x / (S::width(plan) / kCount)),
-        channel(threadIdx.x % (S::width(plan) / kCount) * kCount),
+      : ElementPlace(thread_index(), S::width(plan) / kCount, block) {}
+  __device__ ElementPlace(int thread, int of_token, const ChannelBlock& block)
+      : thread(thread),
+        token(thread / of_token),
+        channel(thread % of_token * kCount),
         active(token < S::kTile && channel < block.count) {}
 
   // The first of them in the tile that starts with token `first` of a (B, L, D) tensor.
@@ -223,9 +233,10 @@ struct RowPlace {
   static constexpr int kPairs = kWarpStates / 2;
   static constexpr int kStep = S::kThreads / (2 * S::kTile * kPairs);
   static_assert(kStep > 0 && kStep <= S::kMostStateTiles);
-  const int pair = threadIdx.x % kPairs, token = threadIdx.x / kPairs % S::kTile;
-  const int which = threadIdx.x / kPairs / S::kTile % 2;  // 0: B, 1: C
-  const int state_tile = threadIdx.x / kPairs / S::kTile / 2;
+  const int thread = thread_index();
+  const int pair = thread % kPairs, token = thread / kPairs % S::kTile;
+  const int which = thread / kPairs / S::kTile % 2;  // 0: B, 1: C
+  const int state_tile = thread / kPairs / S::kTile / 2;
 
   __device__ int state() const { return state_tile * kWarpStates + 2 * pair; }
 };
@@ -274,9 +285,10 @@ __device__ T* advanced(T* at, int64_t stride, int32_t step, int tokens) {
 // Readies a block for `block`'s channels, from token `begin` of a row on.
 template <class S>
 __device__ void ready_tiles(TileShared<S>& shared, const BackwardParams& p,
-                            const ElementPlace<S>& place, const ChannelBlock& block, int64_t row,
+                            const CudaBackwardPlan& plan, const ChannelBlock& block, int64_t row,
                             int64_t begin) {
   using T = typename S::T;
+  const ElementPlace<S> place(plan, block);
   __syncthreads();  // the channels before may still be in use
   for (int c = threadIdx.x; c < S::kMostChannels; c += S::kThreads) {
     const bool used = c < block.count;
@@ -289,12 +301,12 @@ __device__ void ready_tiles(TileShared<S>& shared, const BackwardParams& p,
   if (place.active) {
 #pragma unroll
     for (int i = 0; i < kElementTensors; ++i) {
-      shared.elements[i][threadIdx.x] = place.at(element_tensor(p, i), row, begin, block);
+      shared.elements[i][place.thread] = place.at(element_tensor(p, i), row, begin, block);
     }
   }
   const RowPlace<S> states;
   const Tensor& tensor = states.which ? p.C : p.B;
-  shared.states[threadIdx.x] =
+  shared.states[states.thread] =
       tensor.at<T>(row, begin + states.token, block.group) + states.state() * tensor.stride[3];
   __syncthreads();
 }
@@ -304,7 +316,7 @@ struct Tile {
   int first, tokens;
 };
 
-// Calls f(index of the thread's vector, its first state, its place in memory) for a thread's part of a tile's B
+// Calls f(the thread's place, index of its vector, its first state, its place in memory) for a thread's part of a tile's B
 // and, where wanted, C; nothing beyond its tokens and N.
 template <class S, class F>
 __device__ void for_each_row(const TileShared<S>& shared, const BackwardParams& p,
@@ -314,13 +326,13 @@ __device__ void for_each_row(const TileShared<S>& shared, const BackwardParams& 
   const RowPlace<S> place;
   if (place.token >= tile.tokens || (place.which && !both)) return;
   const Tensor& tensor = place.which ? p.C : p.B;
-  const T* from = advanced<S>(shared.states[threadIdx.x], tensor.stride[1], steps.rows[place.which],
+  const T* from = advanced<S>(shared.states[place.thread], tensor.stride[1], steps.rows[place.which],
                               tile.first);
   const int states = static_cast<int>(p.states);
   int i = 0, n = place.state();
 #pragma unroll 1
   for (int j = place.state_tile; j < S::state_tiles(plan) && n < states; j += RowPlace<S>::kStep) {
-    f(i, n, from);
+    f(place, i, n, from);
     ++i;
     n += RowPlace<S>::kStep * kWarpStates;
     from += RowPlace<S>::kStep * kWarpStates * (S::kVectors ? 1 : tensor.stride[3]);
@@ -331,13 +343,14 @@ __device__ void for_each_row(const TileShared<S>& shared, const BackwardParams& 
 template <class S>
 __device__ void fetch_tile(TileShared<S>& shared, const BackwardParams& p,
                            const BackwardSteps& steps, const CudaBackwardPlan& plan,
-                           const ElementPlace<S>& place, const Tile& tile, bool gradients) {
+                           const ChannelBlock& block, const Tile& tile, bool gradients) {
   if constexpr (S::kVectors) {
     using T = typename S::T;
+    const ElementPlace<S> place(plan, block);
     const auto fetch = [&](int which) {
       device::copy_async<sizeof(T) * S::kElements>(
-          &shared.fetched[which][threadIdx.x],
-          advanced<S>(shared.elements[which][threadIdx.x], 0, steps.elements[which], tile.first));
+          &shared.fetched[which][place.thread],
+          advanced<S>(shared.elements[which][place.thread], 0, steps.elements[which], tile.first));
     };
     if (place.active && place.token < tile.tokens) {
       fetch(kU);
@@ -345,8 +358,8 @@ __device__ void fetch_tile(TileShared<S>& shared, const BackwardParams& p,
       if (gradients) fetch(kDy);
       if (gradients && p.z) fetch(kZ);
     }
-    for_each_row(shared, p, steps, plan, tile, gradients, [&](int i, int, const T* from) {
-      device::copy_async<2 * sizeof(T)>(&shared.fetched_rows[i][threadIdx.x], from);
+    for_each_row(shared, p, steps, plan, tile, gradients, [&](const RowPlace<S>& row, int i, int, const T* from) {
+      device::copy_async<2 * sizeof(T)>(&shared.fetched_rows[i][row.thread], from);
     });
   }
 }
@@ -372,10 +385,10 @@ __device__ void stage_rows(TileShared<S>& shared, const BackwardParams& p,
     }
   }
   const int states = static_cast<int>(p.states);
-  for_each_row(shared, p, steps, plan, tile, both, [&](int i, int n, const T* from) {
+  for_each_row(shared, p, steps, plan, tile, both, [&](const RowPlace<S>&, int i, int n, const T* from) {
     float2 values = make_float2(0.0f, 0.0f);
     if constexpr (S::kVectors) {
-      const auto pair = shared.fetched_rows[i][threadIdx.x];
+      const auto pair = shared.fetched_rows[i][place.thread];
       values = make_float2(device::to_float(pair.values[0]), device::to_float(pair.values[1]));
     } else {
       values.x = device::to_float(from[0]);
@@ -396,20 +409,22 @@ __device__ inline void load_rates(float (&to)[8], const Inputs& in, const Channe
   });
 }
 
-// Fills shared.inputs; in vectors: with what was fetched. What gradients need beyond them: slopes(i, of dz by y, of delta by dt).
+// Fills shared.inputs; in vectors: with what was fetched. What gradients need beyond them: slopes(thread, i, of dz by y, of delta by dt).
 template <class S, class F>
 __device__ void stage_elements(TileShared<S>& shared, const BackwardParams& p,
-                               const ElementPlace<S>& place, const ChannelBlock& block,
+                               const CudaBackwardPlan& plan, const ChannelBlock& block,
                                const Tile& tile, bool gradients, F&& slopes) {
+  const ElementPlace<S> place(plan, block);
+  if (!place.active) return;
   constexpr int kCount = S::kElements;
   const bool used = place.token < tile.tokens;
   const auto load = [&](float(&to)[kCount], int which) {
     if constexpr (S::kVectors) {
-      device::unpack(to, shared.fetched[which][threadIdx.x]);
+      device::unpack(to, shared.fetched[which][place.thread]);
     } else {
       const Tensor& tensor = element_tensor(p, which);
       place.load(to,
-                 advanced<S>(shared.elements[which][threadIdx.x], tensor.stride[1], 0, tile.first),
+                 advanced<S>(shared.elements[which][place.thread], tensor.stride[1], 0, tile.first),
                  tensor, block);
     }
   };
@@ -444,7 +459,7 @@ __device__ void stage_elements(TileShared<S>& shared, const BackwardParams& p,
   for (int i = 0; i < kCount; ++i) {
     // Beyond the tile's tokens a step of 0 leaves states as they are.
     const float dt = used ? steps_dt[i].dt : 0.0f;
-    slopes(i, of_y[i], steps_dt[i].slope);
+    slopes(place.thread, i, of_y[i], steps_dt[i].slope);
     shared.inputs[place.token][piece_place(place.channel + i)] =
         make_float4(dt, dt * u[i], g[i], u[i]);
   }
