@@ -179,30 +179,29 @@ class BackwardBlock {
  public:
   __device__ BackwardBlock(BackwardShared<S>& shared, const BackwardParams& p,
                            const CudaBackwardPlan& plan, const BackwardSteps& steps,
-                           const ChannelBlock& block, int64_t row, int64_t segment, int64_t slice,
-                           bool first_of_slice)
+                           const Work& work, int64_t slice, bool first_of_slice)
       : shared_(shared),
         p_(p),
         plan_(plan),
         steps_(steps),
-        block_(block),
+        block_(shared.tile.work.channels),
+        row_(shared.tile.work.row),
+        segment_(shared.tile.work.part),
+        begin_(shared.tile.work.begin),
         place_(S::state_tiles(plan)),
         products_(place_),
-        row_(row),
-        segment_(segment),
-        begin_(segment * plan.segment),
         first_of_slice_(first_of_slice) {
-    ready_tiles(shared.tile, p, plan, block, row, begin_);
-    load_rates(rate_, p, block, place_);
+    ready_tiles(shared.tile, p, plan, work);
+    load_rates(rate_, p, work.channels, place_);
     if (threadIdx.x < BackwardShared<S>::kStagers) {
       shared.skip_sums[threadIdx.x] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
       shared.bias_sums[threadIdx.x] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     }
     const RowPlace<S> states;
-    const int64_t token = (slice * p.batch + row) * p.length + begin_ + states.token;
-    shared.shares[states.thread] = plan.shares +
-                                 ((token * p.groups + block.group) * 2 + states.which) * p.states +
-                                 states.state();
+    const int64_t token = (slice * p.batch + work.row) * p.length + work.begin + states.token;
+    shared.shares[states.thread] =
+        plan.shares + ((token * p.groups + work.channels.group) * 2 + states.which) * p.states +
+        states.state();
     __syncthreads();
   }
 
@@ -381,9 +380,9 @@ class BackwardBlock {
     const Tensor& tensor = element_tensor(p_, which);
     if (!tensor) return;
     elements.store(values,
-                    advanced<S>(shared_.tile.elements[which][elements.thread], tensor.stride[1],
-                                steps_.elements[which], tile.first),
-                    tensor, block_);
+                   advanced<S>(shared_.tile.elements[which][elements.thread], tensor.stride[1],
+                               steps_.elements[which], tile.first),
+                   tensor, block_);
   }
   __device__ static void load_four(float (&to)[4], const float* from) {
     const float4 four = *reinterpret_cast<const float4*>(from);
@@ -450,10 +449,10 @@ class BackwardBlock {
   const BackwardParams& p_;
   const CudaBackwardPlan& plan_;
   const BackwardSteps& steps_;
-  const ChannelBlock block_;
+  const ChannelBlock& block_;
+  const int64_t &row_, &segment_, &begin_;
   const LanePlace place_;
   const Products<S> products_;
-  const int64_t row_, segment_, begin_;
   const bool first_of_slice_;
   float rate_[8], dh_[8], dA_[8] = {};
 };
@@ -478,8 +477,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 3 : 1)
   const int64_t group = rest % p.groups, row = rest / p.groups % p.batch;
   const int64_t segment = plan.segments - 1 - rest / p.groups / p.batch;
   for (int64_t i = slice; i < plan.per_group; i += plan.slices) {
-    const ChannelBlock block(p, plan, group * plan.per_group + i);
-    BackwardBlock<S>(shared, p, plan, steps, block, row, segment, slice, i == slice).run();
+    const Work work = {channel_block(p, plan, group * plan.per_group + i), row, segment,
+                       segment * plan.segment};
+    BackwardBlock<S>(shared, p, plan, steps, work, slice, i == slice).run();
   }
 }
 

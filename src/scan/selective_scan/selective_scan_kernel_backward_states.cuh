@@ -51,20 +51,19 @@ template <class S>
 class SweepBlock {
  public:
   __device__ SweepBlock(TileShared<S>& shared, const BackwardParams& p,
-                        const CudaBackwardPlan& plan, const BackwardSteps& steps,
-                        const ChannelBlock& block, int64_t row, int64_t walk)
+                        const CudaBackwardPlan& plan, const BackwardSteps& steps, const Work& work)
       : shared_(shared),
         p_(p),
         plan_(plan),
         steps_(steps),
-        block_(block),
+        block_(shared.work.channels),
+        row_(shared.work.row),
+        walk_(shared.work.part),
+        begin_(shared.work.begin),
         place_(S::state_tiles(plan)),
-        products_(place_),
-        row_(row),
-        walk_(walk),
-        begin_(walk * plan.walk * plan.segment) {
-    ready_tiles(shared, p, plan, block, row, begin_);
-    load_rates(rate_, p, block, place_);
+        products_(place_) {
+    ready_tiles(shared, p, plan, work);
+    load_rates(rate_, p, work.channels, place_);
   }
 
   __device__ void run() {
@@ -184,10 +183,10 @@ class SweepBlock {
   const BackwardParams& p_;
   const CudaBackwardPlan& plan_;
   const BackwardSteps& steps_;
-  const ChannelBlock block_;
+  const ChannelBlock& block_;
+  const int64_t &row_, &walk_, &begin_;
   const LanePlace place_;
   const Products<S> products_;
-  const int64_t row_, walk_, begin_;
   float rate_[8];
   Sweep sweep_ = {};
 };
@@ -201,14 +200,15 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 4 : 1)
   __shared__ TileShared<S> shared;
   const int64_t blocks = p.groups * plan.per_group;
   const int64_t walk = blockIdx.x / blocks % plan.walks, row = blockIdx.x / blocks / plan.walks;
-  const ChannelBlock block(p, plan, blockIdx.x % blocks);
+  const ChannelBlock block = channel_block(p, plan, blockIdx.x % blocks);
   if (plan.turns && threadIdx.x == 0) {
     if (blockIdx.x == 0) *plan.turns = 0;
     for (int64_t segment = 0; segment < plan.segments; ++segment) {
       plan.handed_over[(row * plan.segments + segment) * blocks + block.index] = 0;
     }
   }
-  SweepBlock<S>(shared, p, plan, steps, block, row, walk).run();
+  const Work work = {block, row, walk, walk * plan.walk * plan.segment};
+  SweepBlock<S>(shared, p, plan, steps, work).run();
 }
 
 // What comes into every segment and walk, from what they give. A thread for every number of a row.

@@ -89,14 +89,19 @@ __device__ inline const Tensor& element_tensor(const BackwardParams& p, int whic
 struct ChannelBlock {
   int64_t index, group, first;
   int count;
+};
+__device__ inline ChannelBlock channel_block(const Inputs& in, const CudaBackwardPlan& plan,
+                                             int64_t index) {
+  const int64_t group = index / plan.per_group, members = in.channels / in.groups;
+  const int64_t begin = index % plan.per_group * plan.width;
+  return {index, group, group * members + begin,
+          static_cast<int>(min(plan.width, members - begin))};
+}
 
-  __device__ ChannelBlock(const Inputs& in, const CudaBackwardPlan& plan, int64_t index)
-      : index(index), group(index / plan.per_group) {
-    const int64_t members = in.channels / in.groups;
-    const int64_t begin = index % plan.per_group * plan.width;
-    first = group * members + begin;
-    count = static_cast<int>(min(plan.width, members - begin));
-  }
+// What a block works on. In shared memory: it is needed between tiles only, and registers are short.
+struct Work {
+  ChannelBlock channels;
+  int64_t row, part, begin;  // part: segment or walk of the row, from token `begin` on
 };
 
 // Where a thread's lane stands.
@@ -236,7 +241,7 @@ struct RowPlace {
   const int thread = thread_index();
   const int pair = thread % kPairs, token = thread / kPairs % S::kTile;
   const int which = thread / kPairs / S::kTile % 2;  // 0: B, 1: C
-  const int state_tile = thread / kPairs / S::kTile / 2;
+  const int state_tile = kStep > 1 ? thread / kPairs / S::kTile / 2 : 0;
 
   __device__ int state() const { return state_tile * kWarpStates + 2 * pair; }
 };
@@ -257,6 +262,7 @@ struct TileShared {
   float4 inputs[S::kTile][S::kMostChannels];       // dt, dt u, gradient of y before the gate, u
   StateRow rows[2][S::kMostStateTiles][S::kTile];  // B, C
   float bias[S::kMostChannels], skip[S::kMostChannels];  // delta_bias, D
+  Work work;
   T* elements[kElementTensors][kStagers];
   const T* states[S::kThreads];
   // Each thread's vectors of the next tile, where there are vectors.
@@ -282,14 +288,15 @@ __device__ T* advanced(T* at, int64_t stride, int32_t step, int tokens) {
   }
 }
 
-// Readies a block for `block`'s channels, from token `begin` of a row on.
+// Readies a block for `work`.
 template <class S>
 __device__ void ready_tiles(TileShared<S>& shared, const BackwardParams& p,
-                            const CudaBackwardPlan& plan, const ChannelBlock& block, int64_t row,
-                            int64_t begin) {
+                            const CudaBackwardPlan& plan, const Work& work) {
   using T = typename S::T;
+  __syncthreads();  // the work before may still be under way
+  if (threadIdx.x == 0) shared.work = work;
+  const ChannelBlock& block = work.channels;
   const ElementPlace<S> place(plan, block);
-  __syncthreads();  // the channels before may still be in use
   for (int c = threadIdx.x; c < S::kMostChannels; c += S::kThreads) {
     const bool used = c < block.count;
     shared.bias[c] = used && p.delta_bias ? *p.delta_bias.at<float>(block.first + c) : 0.0f;
@@ -301,13 +308,14 @@ __device__ void ready_tiles(TileShared<S>& shared, const BackwardParams& p,
   if (place.active) {
 #pragma unroll
     for (int i = 0; i < kElementTensors; ++i) {
-      shared.elements[i][place.thread] = place.at(element_tensor(p, i), row, begin, block);
+      shared.elements[i][place.thread] =
+          place.at(element_tensor(p, i), work.row, work.begin, block);
     }
   }
   const RowPlace<S> states;
   const Tensor& tensor = states.which ? p.C : p.B;
-  shared.states[states.thread] =
-      tensor.at<T>(row, begin + states.token, block.group) + states.state() * tensor.stride[3];
+  shared.states[states.thread] = tensor.at<T>(work.row, work.begin + states.token, block.group) +
+                                 states.state() * tensor.stride[3];
   __syncthreads();
 }
 
@@ -326,8 +334,8 @@ __device__ void for_each_row(const TileShared<S>& shared, const BackwardParams& 
   const RowPlace<S> place;
   if (place.token >= tile.tokens || (place.which && !both)) return;
   const Tensor& tensor = place.which ? p.C : p.B;
-  const T* from = advanced<S>(shared.states[place.thread], tensor.stride[1], steps.rows[place.which],
-                              tile.first);
+  const T* from = advanced<S>(shared.states[place.thread], tensor.stride[1],
+                              steps.rows[place.which], tile.first);
   const int states = static_cast<int>(p.states);
   int i = 0, n = place.state();
 #pragma unroll 1
@@ -358,9 +366,10 @@ __device__ void fetch_tile(TileShared<S>& shared, const BackwardParams& p,
       if (gradients) fetch(kDy);
       if (gradients && p.z) fetch(kZ);
     }
-    for_each_row(shared, p, steps, plan, tile, gradients, [&](const RowPlace<S>& row, int i, int, const T* from) {
-      device::copy_async<2 * sizeof(T)>(&shared.fetched_rows[i][row.thread], from);
-    });
+    for_each_row(shared, p, steps, plan, tile, gradients,
+                 [&](const RowPlace<S>& row, int i, int, const T* from) {
+                   device::copy_async<2 * sizeof(T)>(&shared.fetched_rows[i][row.thread], from);
+                 });
   }
 }
 
@@ -385,19 +394,20 @@ __device__ void stage_rows(TileShared<S>& shared, const BackwardParams& p,
     }
   }
   const int states = static_cast<int>(p.states);
-  for_each_row(shared, p, steps, plan, tile, both, [&](const RowPlace<S>&, int i, int n, const T* from) {
-    float2 values = make_float2(0.0f, 0.0f);
-    if constexpr (S::kVectors) {
-      const auto pair = shared.fetched_rows[i][place.thread];
-      values = make_float2(device::to_float(pair.values[0]), device::to_float(pair.values[1]));
-    } else {
-      values.x = device::to_float(from[0]);
-      if (n + 1 < states) {
-        values.y = device::to_float(from[(place.which ? p.C : p.B).stride[3]]);
-      }
-    }
-    store(n, values);
-  });
+  for_each_row(
+      shared, p, steps, plan, tile, both, [&](const RowPlace<S>&, int i, int n, const T* from) {
+        float2 values = make_float2(0.0f, 0.0f);
+        if constexpr (S::kVectors) {
+          const auto pair = shared.fetched_rows[i][place.thread];
+          values = make_float2(device::to_float(pair.values[0]), device::to_float(pair.values[1]));
+        } else {
+          values.x = device::to_float(from[0]);
+          if (n + 1 < states) {
+            values.y = device::to_float(from[(place.which ? p.C : p.B).stride[3]]);
+          }
+        }
+        store(n, values);
+      });
 }
 
 // The lane's A log2(e); 0 beyond N.
