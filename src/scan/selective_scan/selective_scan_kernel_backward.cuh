@@ -54,10 +54,20 @@ class WarpShared {
   alignas(16) float results_[S::kRuns > 1 ? kResults : 4];
 };
 
+// What a block has of a sequence in its segment, in tiles from token `from` of the segment on.
+struct Piece {
+  int from, to;
+  bool starts;           // with the sequence
+  const float* states;   // of the block where its tiles start, plan.numbers apart
+  const float* elapsed;  // likewise; null: nothing comes into the walk
+  const float* carry;    // what comes into the walk
+};
+
 template <class S>
 struct BackwardShared {
   static constexpr int kStagers = TileShared<S>::kStagers;
   TileShared<S> tile;
+  Piece piece;
   float* shares[S::kThreads];  // where a thread's part of the segment's dB and dC goes
   WarpShared<S> warps[S::kWarps];
   // Of each staging thread: slopes of a tile's elements, sums over its tiles.
@@ -155,9 +165,10 @@ __device__ void run_back(BackwardShared<S>& shared, const Products<S>& products,
 }
 
 template <class S>
-__device__ void scan_tile_back(BackwardShared<S>& shared, const Products<S>& products,
-                               const LanePlace& place, const float (&rate)[8], float (&h)[8],
-                               float (&dh)[8], float (&dA)[8]) {
+__device__ void scan_tile_back(BackwardShared<S>& shared, const LanePlace& place,
+                               const float (&rate)[8], float (&h)[8], float (&dh)[8],
+                               float (&dA)[8]) {
+  const Products<S> products(place, shared.tile);
   static_assert(S::kRuns <= 2);
   WarpShared<S>& own = shared.warps[place.warp];
 #pragma unroll 1
@@ -188,11 +199,9 @@ class BackwardBlock {
         row_(shared.tile.work.row),
         segment_(shared.tile.work.part),
         begin_(shared.tile.work.begin),
-        place_(S::state_tiles(plan)),
-        products_(place_),
         first_of_slice_(first_of_slice) {
     ready_tiles(shared.tile, p, plan, work);
-    load_rates(rate_, p, work.channels, place_);
+    load_rates(rate_, p, work.channels, place());
     if (threadIdx.x < BackwardShared<S>::kStagers) {
       shared.skip_sums[threadIdx.x] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
       shared.bias_sums[threadIdx.x] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -213,19 +222,19 @@ class BackwardBlock {
       if (range.length == 0) continue;
       float carry[8];
       if (stop == range.begin + range.length) {
-        load_states(carry, p_.dfinal_state, p_.dfinal_state.offset(s), block_, place_, p_.states);
+        load_states(carry, p_.dfinal_state, p_.dfinal_state.offset(s), block_, place(), p_.states);
       } else {
         if (plan_.turns) wait_for_neighbour();
         // Not through a cache that may hold what lay there before.
         load_numbers_fresh(
             carry, plan_.adjoints + numbers_place<S>(plan_, row_ * plan_.segments + segment_,
-                                                     block_.index, place_));
+                                                     block_.index, place()));
       }
       to_results(dh_, carry);
       piece(s, range, stop);
       if (p_.dinitial_state && begin_ <= range.begin) {
         from_results(carry, dh_);
-        store_states(carry, p_.dinitial_state, p_.dinitial_state.offset(s), block_, place_,
+        store_states(carry, p_.dinitial_state, p_.dinitial_state.offset(s), block_, place(),
                      p_.states);
       }
       if (plan_.turns && range.begin < begin_) hand_over();
@@ -251,7 +260,7 @@ class BackwardBlock {
     float carry[8];
     from_results(carry, dh_);
     store_numbers(plan_.adjoints + numbers_place<S>(plan_, row_ * plan_.segments + segment_ - 1,
-                                                    block_.index, place_),
+                                                    block_.index, place()),
                   carry);
     __threadfence();
     __syncthreads();
@@ -260,78 +269,90 @@ class BackwardBlock {
 
   // What the segment has of sequence s up to token `stop`.
   __device__ void piece(int64_t s, const Sequences::Range& range, int64_t stop) {
-    const int64_t walk = segment_ / plan_.walk;
-    const bool starts = begin_ <= range.begin;
-    const int from = starts ? static_cast<int>(range.begin - begin_) : 0;
-    const int to = static_cast<int>(stop - begin_);
-    // From slot to slot of the states and of `elapsed`.
-    const int64_t slot = row_ * plan_.slots + (begin_ + from) / S::kTile;
-    const float* const states = plan_.states + numbers_place<S>(plan_, slot, block_.index, place_);
-    const int64_t elapsed_step = p_.groups * plan_.per_group * plan_.width;
-    const float* elapsed = nullptr;
-    if (range.begin < walk * plan_.walk * plan_.segment) {  // what came into the walk counts
-      elapsed = plan_.elapsed + slot * elapsed_step + block_.index * plan_.width + place_.channel;
-    }
-    // Tiles from `from` on, the last one first.
-    const int last = (to - 1 - from) / S::kTile;
-    const auto tile_of = [&](int index) {
-      const int first = from + index * S::kTile;
-      return Tile{first, min(S::kTile, to - first)};
-    };
-    const auto fetch = [&](int index) {
-      fetch_tile(shared_.tile, p_, steps_, plan_, block_, tile_of(index), true);
-      if (S::kVectors && (index > 0 || !starts)) {
-        shared_.warps[place_.warp].fetch_next(place_.lane, states + index * plan_.numbers);
-      }
-    };
+    __syncthreads();  // the piece before may still be in use
+    if (threadIdx.x == 0) shared_.piece = piece_of(range, stop);
+    __syncthreads();
+    const int last = (shared_.piece.to - 1 - shared_.piece.from) / S::kTile;
     fetch(last);
     device::commit_copies();
 #pragma unroll 1
     for (int index = last; index >= 0; --index) {
       device::wait_for_copies<0>();
       float h[8];
-      if (starts && index == 0) {
-        load_states(h, p_.initial_state, p_.initial_state.offset(s), block_, place_, p_.states);
+      if (shared_.piece.starts && index == 0) {
+        load_states(h, p_.initial_state, p_.initial_state.offset(s), block_, place(), p_.states);
       } else {
-        if constexpr (S::kVectors) {
-          shared_.warps[place_.warp].next(h, place_.lane);
-        } else {
-          load_numbers(h, states + index * plan_.numbers);
-        }
-        if (elapsed) add_carry(h, walk, elapsed + index * elapsed_step);
+        load_start(h, index);
       }
-      stage(tile_of(index));
+      stage_elements(shared_.tile, p_, plan_, block_, tile_of(index), true,
+                     [&](int thread, int i, float of_y, float of_dt) {
+                       shared_.slopes[i][thread] = make_float2(of_y, of_dt);
+                     });
+      stage_rows(shared_.tile, p_, steps_, plan_, tile_of(index), true);
       if (index > 0) fetch(index - 1);
       device::commit_copies();
       __syncthreads();
-      scan_tile_back(shared_, products_, place_, rate_, h, dh_, dA_);
+      scan_tile_back(shared_, place(), rate_, h, dh_, dA_);
       __syncthreads();
-      finish_tile(tile_of(index));
+      finish_elements(tile_of(index));
+      if (plan_.shares) flush_shares(tile_of(index));
     }
   }
 
+  __device__ LanePlace place() const { return LanePlace(S::state_tiles(plan_)); }
+
+  __device__ Piece piece_of(const Sequences::Range& range, int64_t stop) const {
+    Piece piece = {};
+    piece.starts = begin_ <= range.begin;
+    piece.from = piece.starts ? static_cast<int>(range.begin - begin_) : 0;
+    piece.to = static_cast<int>(stop - begin_);
+    const int64_t slot = row_ * plan_.slots + (begin_ + piece.from) / S::kTile;
+    piece.states = plan_.states + slot * plan_.numbers + block_.index * S::kWarps * kWarpNumbers;
+    const int64_t walk = segment_ / plan_.walk;
+    if (range.begin < walk * plan_.walk * plan_.segment) {
+      piece.elapsed =
+          plan_.elapsed + (slot * p_.groups * plan_.per_group + block_.index) * plan_.width;
+      piece.carry = plan_.walk_states + (row_ * plan_.walks + walk) * plan_.numbers +
+                    block_.index * S::kWarps * kWarpNumbers;
+    }
+    return piece;
+  }
+  __device__ Tile tile_of(int index) const {
+    const int first = shared_.piece.from + index * S::kTile;
+    return {first, min(S::kTile, shared_.piece.to - first)};
+  }
+  // The lane's numbers where the piece's tile starts.
+  __device__ const float* start_of(int index) const {
+    return shared_.piece.states + index * plan_.numbers + thread_index() * 8;
+  }
+  __device__ void fetch(int index) {
+    fetch_tile(shared_.tile, p_, steps_, plan_, block_, tile_of(index), true);
+    if (S::kVectors && (index > 0 || !shared_.piece.starts)) {
+      const LanePlace own = place();
+      shared_.warps[own.warp].fetch_next(own.lane, start_of(index));
+    }
+  }
+  __device__ void load_start(float (&h)[8], int index) const {
+    if constexpr (S::kVectors) {
+      const LanePlace own = place();
+      shared_.warps[own.warp].next(h, own.lane);
+    } else {
+      load_numbers(h, start_of(index));
+    }
+    if (shared_.piece.elapsed) add_carry(h, index);
+  }
+
   // Adds what is left of the state that came into the walk.
-  __device__ void add_carry(float (&h)[8], int64_t walk, const float* elapsed) const {
+  __device__ void add_carry(float (&h)[8], int index) const {
     float carry[8];
-    load_numbers(carry, plan_.walk_states + numbers_place<S>(plan_, row_ * plan_.walks + walk,
-                                                             block_.index, place_));
+    load_numbers(carry, shared_.piece.carry + thread_index() * 8);
+    const float* const elapsed = shared_.piece.elapsed + place().channel +
+                                 index * (p_.groups * plan_.per_group * plan_.width);
     const float dt[2] = {elapsed[0], elapsed[8]};
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
       h[k] = fmaf(device::exp2_approx(dt[k % 2] * rate_[k]), carry[k], h[k]);
     }
-  }
-
-  __device__ void stage(const Tile& tile) {
-    stage_elements(shared_.tile, p_, plan_, block_, tile, true,
-                   [&](int thread, int i, float of_y, float of_dt) {
-                     shared_.slopes[i][thread] = make_float2(of_y, of_dt);
-                   });
-    stage_rows(shared_.tile, p_, steps_, plan_, tile, true);
-  }
-  __device__ void finish_tile(const Tile& tile) {
-    finish_elements(tile);
-    if (plan_.shares) flush_shares(tile);
   }
 
   __device__ void finish_elements(const Tile& tile) {
@@ -426,7 +447,7 @@ class BackwardBlock {
   __device__ void finish() {
     float* const to =
         plan_.sums + (row_ * plan_.segments + segment_) * (p_.states + 2) * p_.channels;
-    place_.for_each([&](int k, int c, int n) {
+    place().for_each([&](int k, int c, int n) {
       if (c < block_.count && n < p_.states)
         to[n * p_.channels + block_.first + c] = S::uncut(2) * dA_[k];
     });
@@ -451,8 +472,6 @@ class BackwardBlock {
   const BackwardSteps& steps_;
   const ChannelBlock& block_;
   const int64_t &row_, &segment_, &begin_;
-  const LanePlace place_;
-  const Products<S> products_;
   const bool first_of_slice_;
   float rate_[8], dh_[8], dA_[8] = {};
 };

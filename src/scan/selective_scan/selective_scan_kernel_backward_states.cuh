@@ -15,8 +15,9 @@ struct Sweep {
 };
 
 template <class S, bool kAdjoint>
-__device__ void sweep_tile(const TileShared<S>& shared, const Products<S>& products,
-                           const LanePlace& place, const float (&rate)[8], Sweep& sweep) {
+__device__ void sweep_tile(const TileShared<S>& shared, const LanePlace& place,
+                           const float (&rate)[8], Sweep& sweep) {
+  const Products<S> products(place, shared);
 #pragma unroll 1
   for (int first = 0; first < S::kTile; first += S::kRun) {
     typename Products<S>::Outer B, C;
@@ -60,8 +61,7 @@ class SweepBlock {
         row_(shared.work.row),
         walk_(shared.work.part),
         begin_(shared.work.begin),
-        place_(S::state_tiles(plan)),
-        products_(place_) {
+        place_(S::state_tiles(plan)) {
     ready_tiles(shared, p, plan, work);
     load_rates(rate_, p, work.channels, place_);
   }
@@ -163,7 +163,7 @@ class SweepBlock {
       }
       device::commit_copies();
       __syncthreads();
-      sweep_tile<S, kAdjoint>(shared_, products_, place_, rate_, sweep_);
+      sweep_tile<S, kAdjoint>(shared_, place_, rate_, sweep_);
       if (at_cut) {
         load_states(sweep_.h, p_.checkpoints.states, p_.checkpoints.offset(range, from + t), block_,
                     place_, p_.states);
@@ -186,7 +186,6 @@ class SweepBlock {
   const ChannelBlock& block_;
   const int64_t &row_, &walk_, &begin_;
   const LanePlace place_;
-  const Products<S> products_;
   float rate_[8];
   Sweep sweep_ = {};
 };

@@ -104,9 +104,17 @@ struct Work {
   int64_t row, part, begin;  // part: segment or walk of the row, from token `begin` on
 };
 
+// threadIdx.x, read anew: what depends on it is not kept in registers, which are short, from tile to tile.
+__device__ inline int thread_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+
 // Where a thread's lane stands.
 struct LanePlace {
-  const int lane = threadIdx.x % device::kWarp, warp = threadIdx.x / device::kWarp;
+  const int thread = thread_index();
+  const int lane = thread % device::kWarp, warp = thread / device::kWarp;
   const int r = lane / 4, c = lane % 4;
   const int state_tile, channel;  // the warp's states and the lane's first channel
 
@@ -183,13 +191,6 @@ __device__ inline void store_states(const float (&from)[8], const Tensor& tensor
   });
 }
 
-// threadIdx.x, read anew: what depends on it is not kept in registers, which are short, from tile to tile.
-__device__ inline int thread_index() {
-  int index;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
-  return index;
-}
-
 // A thread's neighbouring channels of one of a tile's tokens.
 template <class S>
 struct ElementPlace {
@@ -262,6 +263,7 @@ struct TileShared {
   float4 inputs[S::kTile][S::kMostChannels];       // dt, dt u, gradient of y before the gate, u
   StateRow rows[2][S::kMostStateTiles][S::kTile];  // B, C
   float bias[S::kMostChannels], skip[S::kMostChannels];  // delta_bias, D
+  uint4 units[device::kWarp];                            // of each lane: a part of the unit matrix
   Work work;
   T* elements[kElementTensors][kStagers];
   const T* states[S::kThreads];
@@ -295,6 +297,11 @@ __device__ void ready_tiles(TileShared<S>& shared, const BackwardParams& p,
   using T = typename S::T;
   __syncthreads();  // the work before may still be under way
   if (threadIdx.x == 0) shared.work = work;
+  if (threadIdx.x < device::kWarp) {
+    const int r = threadIdx.x / 4, c = threadIdx.x % 4;
+    shared.units[threadIdx.x] =
+        make_uint4(__float_as_uint(r == 2 * c), 0, __float_as_uint(r == 2 * c + 1), 0);
+  }
   const ChannelBlock& block = work.channels;
   const ElementPlace<S> place(plan, block);
   for (int c = threadIdx.x; c < S::kMostChannels; c += S::kThreads) {
