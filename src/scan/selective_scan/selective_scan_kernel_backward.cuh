@@ -484,6 +484,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 3 : 1)
                     const __grid_constant__ CudaBackwardPlan plan,
                     const __grid_constant__ BackwardSteps steps) {
   extern __shared__ __align__(16) unsigned char memory[];
+  static_assert(sizeof(BackwardShared<S>) <= 98 * 1024, "some GPUs have 99 KiB");
   auto& shared = *reinterpret_cast<BackwardShared<S>*>(memory);
   int64_t turn = blockIdx.x;
   if (plan.turns) {
