@@ -250,9 +250,7 @@ class BackwardBlock {
            (row_ * plan_.segments + segment_ - before) * p_.groups * plan_.per_group + block_.index;
   }
   __device__ void wait_for_neighbour() const {
-    if (threadIdx.x == 0) {
-      while (device::load_acquire(flag(0)) == 0) __nanosleep(100);
-    }
+    if (threadIdx.x == 0) device::wait_for_flag(flag(0));
     __syncthreads();
   }
   // Gives the gradient of the state before the segment to the segment before.
@@ -262,9 +260,8 @@ class BackwardBlock {
     store_numbers(plan_.adjoints + numbers_place<S>(plan_, row_ * plan_.segments + segment_ - 1,
                                                     block_.index, place()),
                   carry);
-    __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) device::store_release(flag(1), 1);
+    if (threadIdx.x == 0) device::set_flag(flag(1));
   }
 
   // What the segment has of sequence s up to token `stop`.
