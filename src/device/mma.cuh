@@ -47,13 +47,6 @@ __device__ inline void mma_16x8x4_tf32(float (&d)[4], const uint32_t (&a)[2], ui
       : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 
-// Rounded to tf32, which otherwise cuts its operands off.
-__device__ inline float round_to_tf32(float value) {
-  uint32_t rounded;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
-  return __uint_as_float(rounded);
-}
-
 // An fp32 number as the sum of two of tf32, which keeps 21 bits of it: three products of such halves (high high,
 // high low, low high) come within a few ulp of fp32.
 struct SplitTf32 {

@@ -129,6 +129,25 @@ TEST(SelectiveScan, SegmentsAndTilesOfBackward) {
   }
 }
 
+// Where channels fill a GPU, segments of backward wait for each other.
+TEST(SelectiveScan, SegmentsOfManyChannels) {
+  const TestContext context;
+  for (const hax_data_type type : {kFp32, kBf16}) {
+    for (const std::vector<int64_t>& boundaries :
+         {std::vector<int64_t>{}, std::vector<int64_t>{0, 5, 128, 128, 270, 290}}) {
+      const SelectiveScanCase c{.batch = 1,
+                                .length = 290,
+                                .channels = 400,
+                                .states = 3,
+                                .groups = 400,
+                                .cu_seqlens = boundaries,
+                                .options = {.type = type}};
+      SCOPED_TRACE(describe(c));
+      expect_matches_oracle(c, context);
+    }
+  }
+}
+
 TEST(SelectiveScan, StateTypeIsItsOwn) {
   const TestContext context;
   for (const hax_data_type type : {kFp32, kFp16, kBf16}) {

@@ -13,9 +13,9 @@ inline constexpr int kWarpChannels = 16, kWarpStates = 16,
 inline constexpr int kFewWarps = 4, kManyWarps = 16;
 inline constexpr int backward_tile(int warps) { return warps == kFewWarps ? 8 : 4; }
 
-// Rows are cut into segments of tokens, whatever sequences lie there; a block goes through a segment. What
-// a segment hands to its neighbours comes from a sweep for states and adjoints, which goes through
-// `walk` segments at a time.
+// Rows are cut into segments of tokens, whatever sequences lie there; a block goes through a segment. A sweep
+// ahead, through `walk` segments at a time, finds the states where tiles start and, where channels are too
+// few to keep a GPU busy by themselves, what segments hand to each other.
 struct CudaBackwardPlan {
   int warps;            // of a block
   int state_tiles;      // warps that share their channels
@@ -31,10 +31,16 @@ struct CudaBackwardPlan {
   float* states;       // (B, slots, numbers): where tiles start, seen from the walk's start
   float* elapsed;      // (B, slots, blocks, width): sums of dt since the walk's start; if walks > 1
   float* walk_states;  // (B, walks, numbers): at walks' ends, then what comes in; if walks > 1
-  float* decays;  // (B, segments, numbers): over whole segments, 0 with a boundary; if segments > 1
-  float* adjoints;  // (B, segments, numbers): at segments' starts, then what comes in at their ends
-  float* shares;    // (slices, B, L, G, 2, N): what each slice adds to dB and dC
-  float* sums;      // (B segments, N + 2, D): what each segment adds to dA, dD, ddelta_bias
+  float*
+      adjoints;  // (B, segments, numbers): what comes into segments at their ends; if segments > 1
+  // Either segments run side by side: over each whole segment, 0 with a sequence's end in it, beside
+  // `adjoints` at first of the segments' starts.
+  float* decays;  // (B, segments, numbers)
+  // Or they wait for the segment behind them.
+  int* turns;        // (1): blocks that have started
+  int* handed_over;  // (B, segments, blocks): whether `adjoints` is there
+  float* shares;     // (slices, B, L, G, 2, N): what each slice adds to dB and dC
+  float* sums;       // (B segments, N + 2, D): what each segment adds to dA, dD, ddelta_bias
 };
 
 }  // namespace hax::selective_scan

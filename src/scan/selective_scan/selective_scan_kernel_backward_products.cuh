@@ -27,15 +27,10 @@ class TensorProducts {
   using Outer = uint32_t[2];
   using Inner = uint32_t[4];
 
-  __device__ explicit TensorProducts(const LanePlace& place) : r_(place.r), c_(place.c) {
+  __device__ TensorProducts(const LanePlace& place, const TileShared<S>& shared)
+      : r_(place.r), c_(place.c) {
     // What nobody reads of an operand gets a register of its own: the operand can stay where it is.
-    __shared__ uint4 units[device::kWarp];
-    const uint32_t one = bits(1.0f);
-    if (place.warp == 0) {
-      units[place.lane] = make_uint4(r_ == 2 * c_ ? one : 0, 0, r_ == 2 * c_ + 1 ? one : 0, 0);
-    }
-    __syncthreads();
-    load_quad(unit_, &units[place.lane]);
+    load_quad(unit_, &shared.units[place.lane]);
   }
 
   __device__ void load_outer(Outer& to, const StateRow* rows) const {
@@ -154,7 +149,8 @@ class PlainProducts {
   using Outer = Row;
   using Inner = Row;
 
-  __device__ explicit PlainProducts(const LanePlace& place) : r_(place.r), c_(place.c) {}
+  __device__ PlainProducts(const LanePlace& place, const TileShared<S>&)
+      : r_(place.r), c_(place.c) {}
 
   __device__ void load_outer(Row& to, Row rows) const { to = rows; }
   __device__ void load_inner(Row& to, Row rows) const { to = rows; }

@@ -15,8 +15,9 @@ struct Sweep {
 };
 
 template <class S, bool kAdjoint>
-__device__ void sweep_tile(const TileShared<S>& shared, const Products<S>& products,
-                           const LanePlace& place, const float (&rate)[8], Sweep& sweep) {
+__device__ void sweep_tile(const TileShared<S>& shared, const LanePlace& place,
+                           const float (&rate)[8], Sweep& sweep) {
+  const Products<S> products(place, shared);
 #pragma unroll 1
   for (int first = 0; first < S::kTile; first += S::kRun) {
     typename Products<S>::Outer B, C;
@@ -39,11 +40,155 @@ __device__ void sweep_tile(const TileShared<S>& shared, const Products<S>& produ
           sweep.adjoint[k] = fmaf(sweep.decay[k], given[result_place(k)], sweep.adjoint[k]);
         }
       }
-      sweep.elapsed[0] += dt[0];
-      sweep.elapsed[1] += dt[1];
+      if (kAdjoint) {  // walks after the first always have adjoints where the time matters
+        sweep.elapsed[0] += dt[0];
+        sweep.elapsed[1] += dt[1];
+      }
     }
   }
 }
+
+template <class S>
+class SweepBlock {
+ public:
+  __device__ SweepBlock(TileShared<S>& shared, const BackwardParams& p,
+                        const CudaBackwardPlan& plan, const BackwardSteps& steps, const Work& work)
+      : shared_(shared),
+        p_(p),
+        plan_(plan),
+        steps_(steps),
+        block_(shared.work.channels),
+        row_(shared.work.row),
+        walk_(shared.work.part),
+        begin_(shared.work.begin),
+        place_(S::state_tiles(plan)) {
+    ready_tiles(shared, p, plan, work);
+    load_rates(rate_, p, work.channels, place_);
+  }
+
+  __device__ void run() {
+    const int64_t last = min((walk_ + 1) * plan_.walk, plan_.segments);
+    for (int64_t segment = walk_ * plan_.walk; segment < last; ++segment) {
+      const int64_t begin = segment * plan_.segment;
+      bool passed = false;
+      p_.sequences.for_each_piece(
+          row_, begin, min(begin + plan_.segment, p_.length),
+          [&](int64_t s, const Sequences::Range& range, int64_t from, int64_t to) {
+            if (from == 0) {
+              load_states(sweep_.h, p_.initial_state, p_.initial_state.offset(s), block_, place_,
+                          p_.states);
+            }
+            // Only a segment's first piece takes part in what passes through it.
+            if (segment > 0 && from > 0 && plan_.decays) {
+              pass_through(segment, s, range, from, to);
+              passed = true;
+            } else {
+              tiles<false>(range, from, to);
+            }
+          });
+      if (segment > 0 && plan_.decays && !passed) {
+        const float none[8] = {};
+        store_passing(segment, none, none);
+      }
+    }
+    if (plan_.walks > 1) {
+      store_numbers(plan_.walk_states +
+                        numbers_place<S>(plan_, row_ * plan_.walks + walk_, block_.index, place_),
+                    sweep_.h);
+    }
+  }
+
+ private:
+  __device__ void pass_through(int64_t segment, int64_t s, const Sequences::Range& range,
+                               int64_t from, int64_t to) {
+#pragma unroll
+    for (int k = 0; k < 8; ++k) sweep_.decay[k] = 1.0f, sweep_.adjoint[k] = 0.0f;
+    tiles<true>(range, from, to);
+    if (to == range.length) {
+      float given[8];
+      load_states(given, p_.dfinal_state, p_.dfinal_state.offset(s), block_, place_, p_.states);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        sweep_.adjoint[k] = fmaf(sweep_.decay[k], given[k], sweep_.adjoint[k]);
+        sweep_.decay[k] = 0.0f;
+      }
+    }
+    store_passing(segment, sweep_.decay, sweep_.adjoint);
+  }
+  __device__ void store_passing(int64_t segment, const float (&decay)[8],
+                                const float (&adjoint)[8]) const {
+    const int64_t at =
+        numbers_place<S>(plan_, row_ * plan_.segments + segment, block_.index, place_);
+    store_numbers(plan_.decays + at, decay);
+    store_numbers(plan_.adjoints + at, adjoint);
+  }
+
+  // Tokens [from, to) of a sequence, all of one segment, in tiles from `from` on, cut where the caller has
+  // states to go on from.
+  template <bool kAdjoint>
+  __device__ void tiles(const Sequences::Range& range, int64_t from, int64_t to) {
+    constexpr int kNever = 1 << 30;
+    const int first = static_cast<int>(range.begin + from - begin_);
+    const int count = static_cast<int>(to - from);
+    const int every =
+        p_.checkpoints ? static_cast<int>(min(p_.checkpoints.every, int64_t{kNever})) : kNever;
+    int cut = every < kNever ? every - static_cast<int>(from % every) : kNever;
+    const auto tile_at = [&](int t) {
+      const int end = min(min(count, t - t % S::kTile + S::kTile), cut);
+      return Tile{first + t, end - t};
+    };
+    const int64_t slot = row_ * plan_.slots + (range.begin + from) / S::kTile;
+    float* const states = plan_.states + numbers_place<S>(plan_, slot, block_.index, place_);
+
+    Tile tile = tile_at(0);
+    fetch_tile(shared_, p_, steps_, plan_, block_, tile, kAdjoint);
+    device::commit_copies();
+#pragma unroll 1
+    for (int t = 0; t < count;) {
+      device::wait_for_copies<0>();
+      __syncthreads();  // the tile before may still be in use
+      stage_elements(shared_, p_, plan_, block_, tile, kAdjoint, [](int, int, float, float) {});
+      stage_rows(shared_, p_, steps_, plan_, tile, kAdjoint);
+      const bool starts = t % S::kTile == 0;
+      if (starts && (t > 0 || from > 0)) {
+        store_numbers(states + t / S::kTile * plan_.numbers, sweep_.h);
+        if (plan_.walks > 1) store_elapsed(slot + t / S::kTile);
+      }
+      t += tile.tokens;
+      const bool at_cut = t == cut;
+      if (at_cut) cut += every;
+      if (t < count) {
+        tile = tile_at(t);
+        fetch_tile(shared_, p_, steps_, plan_, block_, tile, kAdjoint);
+      }
+      device::commit_copies();
+      __syncthreads();
+      sweep_tile<S, kAdjoint>(shared_, place_, rate_, sweep_);
+      if (at_cut) {
+        load_states(sweep_.h, p_.checkpoints.states, p_.checkpoints.offset(range, from + t), block_,
+                    place_, p_.states);
+      }
+    }
+  }
+
+  __device__ void store_elapsed(int64_t slot) const {
+    if (place_.state_tile > 0 || place_.c > 0) return;
+    float* const to =
+        plan_.elapsed + (slot * p_.groups * plan_.per_group + block_.index) * plan_.width;
+    to[place_.channel] = sweep_.elapsed[0];
+    to[place_.channel + 8] = sweep_.elapsed[1];
+  }
+
+  TileShared<S>& shared_;
+  const BackwardParams& p_;
+  const CudaBackwardPlan& plan_;
+  const BackwardSteps& steps_;
+  const ChannelBlock& block_;
+  const int64_t &row_, &walk_, &begin_;
+  const LanePlace place_;
+  float rate_[8];
+  Sweep sweep_ = {};
+};
 
 // A block for every (row, walk, block of channels), channels fastest.
 template <class S>
@@ -54,98 +199,15 @@ __global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 4 : 1)
   __shared__ TileShared<S> shared;
   const int64_t blocks = p.groups * plan.per_group;
   const int64_t walk = blockIdx.x / blocks % plan.walks, row = blockIdx.x / blocks / plan.walks;
-  const ChannelBlock block(p, plan, blockIdx.x % blocks);
-  const LanePlace place(plan);
-  const ElementPlace<S> elements(plan, block);
-  const Products<S> products(place);
-  const int64_t walk_begin = walk * plan.walk * plan.segment;
-  ready_tiles(shared, p, elements, block, row, walk_begin);
-  float rate[8];
-  load_rates(rate, p, block, place);
-  Sweep sweep = {};
-
-  // `slot`: where the state before the tile goes; -1: nowhere.
-  const auto run_tile = [&](const Tile& tile, int64_t slot, bool adjoint) {
-    __syncthreads();  // the tile before may still be in use
-    if (elements.active) {
-      stage_elements(shared, p, steps, elements, block, tile, adjoint, [](int, float, float) {});
-    }
-    stage_rows(shared, p, steps, plan, tile, adjoint);
-    if (slot >= 0) {
-      store_numbers(
-          plan.states + numbers_place<S>(plan, row * plan.slots + slot, block.index, place),
-          sweep.h);
-      if (plan.walks > 1 && place.state_tile == 0 && place.c == 0) {
-        float* const to =
-            plan.elapsed + ((row * plan.slots + slot) * blocks + block.index) * plan.width;
-        to[place.channel] = sweep.elapsed[0];
-        to[place.channel + 8] = sweep.elapsed[1];
-      }
-    }
-    __syncthreads();
-    if (adjoint) {
-      sweep_tile<S, true>(shared, products, place, rate, sweep);
-    } else {
-      sweep_tile<S, false>(shared, products, place, rate, sweep);
-    }
-  };
-
-  const int64_t last = min((walk + 1) * plan.walk, plan.segments);
-  for (int64_t segment = walk * plan.walk; segment < last; ++segment) {
-    const int64_t begin = segment * plan.segment, end = min(begin + plan.segment, p.length);
-    bool adjoint = false;
-    p.sequences.for_each_piece(
-        row, begin, end, [&](int64_t s, const Sequences::Range& range, int64_t from, int64_t to) {
-          if (from == 0) {
-            load_states(sweep.h, p.initial_state, p.initial_state.offset(s), block, place,
-                        p.states);
-          }
-          // Only a segment's first piece takes part in what passes through it.
-          adjoint = segment > 0 && from > 0;
-          if (adjoint) {
-#pragma unroll
-            for (int k = 0; k < 8; ++k) sweep.decay[k] = 1.0f, sweep.adjoint[k] = 0.0f;
-          }
-          for (int64_t t = from; t < to;) {
-            const int64_t first = range.begin + t;
-            const int64_t tile_end = min(to, t + S::kTile - (t - from) % S::kTile);
-            const int64_t stop = p.checkpoints.next_stop(t, tile_end);
-            const bool starts = (t - from) % S::kTile == 0 && t > 0;
-            run_tile({static_cast<int>(first - walk_begin), static_cast<int>(stop - t)},
-                     starts ? first / S::kTile : int64_t{-1}, adjoint);
-            t = stop;
-            if (p.checkpoints && t % p.checkpoints.every == 0) {
-              load_states(sweep.h, p.checkpoints.states, p.checkpoints.offset(range, t), block,
-                          place, p.states);
-            }
-          }
-          if (!adjoint) return;
-          const int64_t at =
-              numbers_place<S>(plan, row * plan.segments + segment, block.index, place);
-          if (to == range.length) {
-            float given[8];
-            load_states(given, p.dfinal_state, p.dfinal_state.offset(s), block, place, p.states);
-#pragma unroll
-            for (int k = 0; k < 8; ++k) {
-              sweep.adjoint[k] = fmaf(sweep.decay[k], given[k], sweep.adjoint[k]);
-              sweep.decay[k] = 0.0f;
-            }
-          }
-          store_numbers(plan.adjoints + at, sweep.adjoint);
-          store_numbers(plan.decays + at, sweep.decay);
-        });
-    if (segment > 0 && p.sequences.range(p.sequences.sequence_of(row, begin)).begin == begin) {
-      const float none[8] = {};
-      const int64_t at = numbers_place<S>(plan, row * plan.segments + segment, block.index, place);
-      store_numbers(plan.adjoints + at, none);
-      store_numbers(plan.decays + at, none);
+  const ChannelBlock block = channel_block(p, plan, blockIdx.x % blocks);
+  if (plan.turns && threadIdx.x == 0) {
+    if (blockIdx.x == 0) *plan.turns = 0;
+    for (int64_t segment = 0; segment < plan.segments; ++segment) {
+      plan.handed_over[(row * plan.segments + segment) * blocks + block.index] = 0;
     }
   }
-  if (plan.walks > 1) {
-    store_numbers(
-        plan.walk_states + numbers_place<S>(plan, row * plan.walks + walk, block.index, place),
-        sweep.h);
-  }
+  const Work work = {block, row, walk, walk * plan.walk * plan.segment};
+  SweepBlock<S>(shared, p, plan, steps, work).run();
 }
 
 // What comes into every segment and walk, from what they give. A thread for every number of a row.
@@ -162,12 +224,24 @@ __global__ void __launch_bounds__(kCarryThreads)
   const auto pass = [](float carry, float decay, float own) {
     return decay != 0.0f ? fmaf(decay, carry, own) : own;
   };
+  constexpr int kTogether = 8;  // segments whose numbers are read at a time
   float carry = 0.0f;
-#pragma unroll 4
-  for (int64_t segment = plan.segments - 1; segment > 0; --segment) {
-    const float own = adjoints[segment * plan.numbers];
-    adjoints[segment * plan.numbers] = carry;
-    carry = pass(carry, decays[segment * plan.numbers], own);
+  for (int64_t last = plan.segments - 1; last > 0; last -= kTogether) {
+    float own[kTogether], decay[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (last - i > 0) {
+        own[i] = adjoints[(last - i) * plan.numbers];
+        decay[i] = decays[(last - i) * plan.numbers];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (last - i > 0) {
+        adjoints[(last - i) * plan.numbers] = carry;
+        carry = pass(carry, decay[i], own[i]);
+      }
+    }
   }
   adjoints[0] = carry;
   if (plan.walks == 1) return;

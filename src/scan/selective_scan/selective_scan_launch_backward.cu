@@ -12,7 +12,8 @@ namespace {
 bool all_vectors(const BackwardParams& p) {
   constexpr int64_t kFarthest = std::numeric_limits<int32_t>::max();
   const auto near = [&](const Tensor& t) {
-    return !t || t.stride[1] * size_of(t.type) == static_cast<int32_t>(t.stride[1] * size_of(t.type));
+    return !t ||
+           t.stride[1] * size_of(t.type) == static_cast<int32_t>(t.stride[1] * size_of(t.type));
   };
   const auto good = [&](const Tensor& t) { return device::moves_in_vectors<4>(t) && near(t); };
   return p.channels / larger(1, p.groups) % 4 == 0 && p.states % 2 == 0 && good(p.u) &&
@@ -36,7 +37,7 @@ void launch_scans(const device::Launcher& launch, const BackwardParams& p,
   const BackwardSteps steps = steps_of(p);
   const int64_t blocks = p.groups * plan.per_group;
   launch(backward_states_kernel<S>, p.batch * plan.walks * blocks, S::kThreads, 0, p, plan, steps);
-  if (plan.segments > 1) {
+  if (plan.decays) {
     launch(backward_carry_kernel, ceil_div(p.batch * plan.numbers, kCarryThreads), kCarryThreads, 0,
            p.batch, plan);
   }
@@ -44,14 +45,20 @@ void launch_scans(const device::Launcher& launch, const BackwardParams& p,
          sizeof(BackwardShared<S>), p, plan, steps);
 }
 
-template <class T, int Warps>
-void launch_scans(const device::Launcher& launch, const BackwardParams& p,
-                  const CudaBackwardPlan& plan) {
-  if (all_vectors(p)) {
-    launch_scans<BackwardShape<T, Warps, true>>(launch, p, plan);
-  } else {
-    launch_scans<BackwardShape<T, Warps, false>>(launch, p, plan);
+template <class T>
+void dispatch_scans(const device::Launcher& launch, const BackwardParams& p,
+                    const CudaBackwardPlan& plan) {
+  // With many warps there is no shared memory left to fetch a tile ahead.
+  if (plan.warps == kManyWarps) {
+    return launch_scans<BackwardShape<T, kManyWarps, 0, false>>(launch, p, plan);
   }
+  if (!all_vectors(p)) {
+    return launch_scans<BackwardShape<T, kFewWarps, 0, false>>(launch, p, plan);
+  }
+  if (plan.state_tiles > 1) {
+    return launch_scans<BackwardShape<T, kFewWarps, 0, true>>(launch, p, plan);
+  }
+  launch_scans<BackwardShape<T, kFewWarps, 1, true>>(launch, p, plan);
 }
 
 }  // namespace
@@ -60,11 +67,7 @@ void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* 
   const device::Launcher launch(p.device, stream, Backward::name);
   dispatch_float(p.u.type, [&](auto type) {
     using T = typename decltype(type)::type;
-    if (plan.warps == kFewWarps) {
-      launch_scans<T, kFewWarps>(launch, p, plan);
-    } else {
-      launch_scans<T, kManyWarps>(launch, p, plan);
-    }
+    dispatch_scans<T>(launch, p, plan);
     if (p.dB || p.dC) {
       launch(reduce_shares_kernel<T>,
              ceil_div(p.batch * p.length * p.groups * p.states, kReduceThreads), kReduceThreads, 0,

@@ -3,9 +3,8 @@
 namespace hax::selective_scan {
 namespace {
 
-// Blocks that keep a GPU of 132 multiprocessors busy: several times as many as run at once, and for the
-// sweep before, as many as run at once.
-constexpr int64_t kEnoughBlocks = 1584, kEnoughWalks = 400;
+// Blocks that a GPU of 132 multiprocessors runs at once, and that keep it busy to the end.
+constexpr int64_t kEnoughAtOnce = 396, kEnoughBlocks = 1584;
 // Of a segment's tokens: fewer are not worth the hand-over, more gather rounding.
 constexpr int64_t kFewestTokens = 128, kMostTokens = 4096;
 
@@ -22,16 +21,27 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   const int64_t blocks = p.groups * plan.per_group;
   const int64_t tile = backward_tile(plan.warps);
 
-  const int64_t wanted = ceil_div(kEnoughBlocks, larger(1, p.batch * blocks));
-  const int64_t even = ceil_div(p.length, wanted);
-  plan.segment = round_up(smaller(kMostTokens, larger(kFewestTokens, even)), tile);
-  plan.segments = ceil_div(p.length, plan.segment);
+  const int64_t wide = p.batch * blocks;
+  const bool wait = wide >= kEnoughAtOnce;
+  // Two blocks of channels one after the other halve the shares of dB and dC. A segment that waits for the
+  // first of them still finds it done where this many run between.
+  const int64_t half = ceil_div(plan.per_group, 2);
+  plan.slices = wait && p.batch * p.groups * half >= kEnoughAtOnce / 2 ? half : plan.per_group;
+  const int64_t at_once = larger(1, p.batch * p.groups * plan.slices);
+  const int64_t wanted =
+      wait ? ceil_div(kEnoughBlocks, at_once) : larger(1, kEnoughAtOnce / at_once);
+  const int64_t most = larger(1, p.length / kFewestTokens);
+  plan.segments = larger(ceil_div(p.length, kMostTokens), smaller(wanted, most));
+  plan.segment = round_up(ceil_div(p.length, larger(1, plan.segments)), tile);
+  plan.segments = p.length > 0 ? ceil_div(p.length, plan.segment) : 0;
+  if (!wait) {
+    const int64_t passes = smaller(plan.segments * wide / kEnoughBlocks, plan.per_group);
+    plan.slices = ceil_div(plan.per_group, larger(1, passes));
+  }
   // States that the caller has need no carry from walk to walk.
-  const int64_t walks = p.checkpoints ? 1 : ceil_div(kEnoughWalks, larger(1, p.batch * blocks));
+  const int64_t walks = wait || p.checkpoints ? 1 : ceil_div(kEnoughAtOnce, larger(1, wide));
   plan.walk = ceil_div(larger(1, plan.segments), smaller(walks, larger(1, plan.segments)));
   plan.walks = ceil_div(plan.segments, plan.walk);
-  const int64_t passes = larger(1, p.batch * plan.segments * blocks / kEnoughBlocks);
-  plan.slices = ceil_div(plan.per_group, smaller(passes, larger(1, plan.per_group)));
   plan.slots = ceil_div(p.length, tile);
   plan.numbers = blocks * plan.warps * kWarpNumbers;
 
@@ -41,8 +51,13 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
     plan.walk_states = workspace.take<float>(p.batch * plan.walks * plan.numbers);
   }
   if (plan.segments > 1) {
-    plan.decays = workspace.take<float>(p.batch * plan.segments * plan.numbers);
     plan.adjoints = workspace.take<float>(p.batch * plan.segments * plan.numbers);
+    if (wait) {
+      plan.turns = workspace.take<int>(1);
+      plan.handed_over = workspace.take<int>(p.batch * plan.segments * blocks);
+    } else {
+      plan.decays = workspace.take<float>(p.batch * plan.segments * plan.numbers);
+    }
   }
   if (p.dB || p.dC) {
     plan.shares = workspace.take<float>(plan.slices * p.batch * p.length * p.groups * 2 * p.states);
