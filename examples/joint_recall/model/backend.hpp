@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "hax/hax.h"
+#include "model/config.hpp"
 #include "model/matrix.hpp"
 #include "model/random.hpp"
 
@@ -65,6 +66,9 @@ class Backend {
   // d_table[index[r]] += d_out[r]
   virtual void scatter_add_rows(ConstMatrix d_out, const int32_t* index, Matrix d_table) = 0;
 
+  // target[index[r]] = source[r], each row of the target named at most once.
+  virtual void scatter_rows(ConstMatrix source, const int32_t* index, Matrix target) = 0;
+
   // x[r] = mask[r] ? x[r] : 0
   virtual void mask_rows(const uint8_t* mask, Matrix x) = 0;
   // target += scale * source
@@ -109,5 +113,11 @@ class Backend {
 
 // num_threads 0: as many as the OpenMP runtime gives. Throws ModelError.
 std::unique_ptr<Backend> make_cpu_backend(int num_threads = 0);
+
+#ifdef JOINT_RECALL_WITH_CUDA
+// With bf16 activations matrix products may round their factors to tf32. Throws ModelError.
+std::unique_ptr<Backend> make_cuda_backend(int device, Precision precision);
+int count_gpus();  // that can be used; 0 also without a driver
+#endif
 
 }  // namespace joint_recall

@@ -89,6 +89,14 @@ void CpuBackend::scatter_add_rows(ConstMatrix d_out, const int32_t* index, Matri
   }
 }
 
+void CpuBackend::scatter_rows(ConstMatrix source, const int32_t* index, Matrix target) {
+  for_row_chunks(source.rows, num_threads_, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      std::copy_n(source.row(r), source.columns, target.row(index[r]));
+    }
+  });
+}
+
 void CpuBackend::mask_rows(const uint8_t* mask, Matrix x) {
   for_row_chunks(x.rows, num_threads_, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {

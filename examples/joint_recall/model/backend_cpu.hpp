@@ -36,6 +36,7 @@ class CpuBackend : public Backend {
                           float* d_E) override;
   void gather_rows(ConstMatrix table, const int32_t* index, Matrix out) override;
   void scatter_add_rows(ConstMatrix d_out, const int32_t* index, Matrix d_table) override;
+  void scatter_rows(ConstMatrix source, const int32_t* index, Matrix target) override;
   void mask_rows(const uint8_t* mask, Matrix x) override;
   void add(float scale, ConstMatrix source, Matrix target) override;
   void copy(ConstMatrix source, Matrix target) override;

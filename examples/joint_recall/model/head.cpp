@@ -35,7 +35,7 @@ void Head::backward(Pass& pass, const AskedTokensOnDevice& asked, Matrix d_hidde
                                 norm_.gradient);
   pass.backend.zero(d_hidden.data,
                     static_cast<size_t>(d_hidden.rows * d_hidden.columns) * sizeof(float));
-  pass.backend.scatter_add_rows(d_rows, asked.positions, d_hidden);
+  pass.backend.scatter_rows(d_rows, asked.positions, d_hidden);
 }
 
 }  // namespace joint_recall

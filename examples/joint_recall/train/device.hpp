@@ -10,7 +10,8 @@ namespace joint_recall {
 
 // Throws a TrainError for a name that is no device, or a device that this trainer hasn't got.
 void check_device(const std::string& device);
-std::shared_ptr<Backend> make_backend(const std::string& device, int num_threads);
+std::shared_ptr<Backend> make_backend(const std::string& device, Precision precision,
+                                      int num_threads);
 bool has_gpu();
 
 }  // namespace joint_recall
