@@ -64,4 +64,6 @@ std::shared_ptr<Backend> make_backend(const std::string& device, Precision, int 
 bool has_gpu() { return false; }
 #endif
 
+std::string default_device() { return has_gpu() ? "cuda" : "cpu"; }
+
 }  // namespace joint_recall
