@@ -30,6 +30,16 @@ double median_seconds(cudaStream_t stream, int repeats, F&& f) {
   return seconds[seconds.size() / 2];
 }
 
+// Dense bf16 operations of an SM's tensor cores in a clock.
+double tensor_flops_per_clock(const cudaDeviceProp& properties) {
+  switch (10 * properties.major + properties.minor) {
+    case 80: return 2048.0;
+    case 90: return 4096.0;
+    case 100: return 8192.0;
+    default: return 1024.0;
+  }
+}
+
 Machine measure_machine() {
   Machine result;
   constexpr size_t kBytes = size_t{2} << 30;
@@ -49,16 +59,36 @@ Machine measure_machine() {
   int kilohertz = 0, driver = 0;
   require(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, 0), "clock");
   require(cudaDriverGetVersion(&driver), "driver");
-  result.exps_per_s = 16.0 * properties.multiProcessorCount * 1e3 * kilohertz;
+  const double sm_clocks_per_s = properties.multiProcessorCount * 1e3 * kilohertz;
+  result.exps_per_s = 16.0 * sm_clocks_per_s;
+  result.fp32_flops_per_s = 2.0 * 128.0 * sm_clocks_per_s;
+  result.tensor_flops_per_s = tensor_flops_per_clock(properties) * sm_clocks_per_s;
   result.l2_bytes = properties.l2CacheSize;
   benchmark::AddCustomContext("gpu", properties.name);
   benchmark::AddCustomContext("cuda_driver_api", std::to_string(driver));
   benchmark::AddCustomContext("copy_GB_per_s", std::to_string(result.copy_bytes_per_s * 1e-9));
   benchmark::AddCustomContext("exp_G_per_s", std::to_string(result.exps_per_s * 1e-9));
+  benchmark::AddCustomContext("tensor_TFLOP_per_s",
+                              std::to_string(result.tensor_flops_per_s * 1e-12));
   return result;
 }
 
-void run(benchmark::State& state, const MakeCall& make, double exps) {
+// What a call cannot do without, beside its bytes.
+struct Work {
+  double exps, flops;
+  Unit unit;
+};
+
+// Seconds that no call can be faster than on this GPU.
+double floor_seconds(double bytes, const Work& work) {
+  const Machine& gpu = machine();
+  const double flops_per_s =
+      work.unit == Unit::tensor_cores ? gpu.tensor_flops_per_s : gpu.fp32_flops_per_s;
+  return std::max(
+      {bytes / gpu.copy_bytes_per_s, work.exps / gpu.exps_per_s, work.flops / flops_per_s});
+}
+
+void run(benchmark::State& state, const MakeCall& make, const Work& work) {
   std::vector<std::unique_ptr<Call>> sets;
   sets.push_back(make());
   const int64_t bytes = sets[0]->bytes();
@@ -92,10 +122,10 @@ void run(benchmark::State& state, const MakeCall& make, double exps) {
     total += seconds;
   }
   const double mean = total / static_cast<double>(state.iterations());
-  const double floor = std::max(static_cast<double>(bytes) / machine().copy_bytes_per_s,
-                                exps / machine().exps_per_s);
+  const double floor = floor_seconds(static_cast<double>(bytes), work);
   state.counters["bytes"] = static_cast<double>(bytes);
-  state.counters["exps"] = exps;
+  state.counters["exps"] = work.exps;
+  state.counters["flops"] = work.flops;
   state.counters["GB_per_s"] = static_cast<double>(bytes) / mean * 1e-9;
   state.counters["floor_ms"] = 1e3 * floor;
   state.counters["best_ms"] = 1e3 * best;
@@ -143,11 +173,12 @@ Tensor::Tensor(std::vector<int64_t> shape, hax_data_type type, double low, doubl
   }
 }
 
-void add(const std::string& name, const MakeCall& make, double exps) {
+void add(const std::string& name, const MakeCall& make, double exps, double flops, Unit unit) {
   if (!available()) return;
   machine();
+  const Work work{exps, flops, unit};
   benchmark::RegisterBenchmark(name.c_str(),
-                               [make, exps](benchmark::State& state) { run(state, make, exps); })
+                               [make, work](benchmark::State& state) { run(state, make, work); })
       ->UseManualTime()
       ->Iterations(10)
       ->Unit(benchmark::kMillisecond);

@@ -1,7 +1,7 @@
 // Benchmarks on a GPU. A case holds several sets of tensors, more than the L2 cache takes; a CUDA graph calls
 // the operator on each set in turn, and the time of a call is that of a replay, between two events, divided
-// by the calls. Every row states the bytes and exponentials that the call cannot do without and the share
-// of the GPU's measured copy bandwidth (or of its exponentials' rate, whichever takes longer) reached.
+// by the calls. Every row states the bytes, exponentials and arithmetic that the call cannot do without, and the
+// share of its roofline reached: the longest of the times that these take at the GPU's rates.
 #pragma once
 
 #include <benchmark/benchmark.h>
@@ -30,10 +30,13 @@ inline bool available() {
   return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
 }
 
-// What the GPU at hand can do.
+// What the GPU at hand can do: bandwidth as a copy reaches it, the other rates as the data sheet has them at the
+// clock that the driver reports.
 struct Machine {
   double copy_bytes_per_s;
   double exps_per_s;
+  double fp32_flops_per_s;
+  double tensor_flops_per_s;  // 16-bit, dense
   int64_t l2_bytes;
 };
 const Machine& machine();
@@ -82,12 +85,12 @@ class CallOf : public Call {
     hax_context_destroy(context_);
   }
 
-  // Adds a tensor that the call reads or writes once.
+  // Adds a tensor that the call reads or writes once, or reads and writes.
   void tensor(const hax_tensor* Args::*field, std::vector<int64_t> shape, hax_data_type type,
-              double low = 0.0, double high = 0.0) {
+              double low = 0.0, double high = 0.0, int moves = 1) {
     tensors_.push_back(std::make_unique<Tensor>(std::move(shape), type, low, high));
     args.*field = tensors_.back()->arg();
-    bytes_ += tensors_.back()->bytes();
+    bytes_ += moves * tensors_.back()->bytes();
   }
   hax_status prepare() override {
     const hax_status status = query_(context_, &args, &workspace_bytes_);
@@ -111,7 +114,11 @@ class CallOf : public Call {
 
 using MakeCall = std::function<std::unique_ptr<Call>()>;
 
-// exps: exponentials that the call cannot do without.
-void add(const std::string& name, const MakeCall& make, double exps = 0.0);
+// Where a call's arithmetic runs.
+enum class Unit { tensor_cores, fp32 };
+
+// exps, flops: exponentials and floating-point operations that the call cannot do without.
+void add(const std::string& name, const MakeCall& make, double exps = 0.0, double flops = 0.0,
+         Unit unit = Unit::tensor_cores);
 
 }  // namespace gpu_bench

@@ -15,6 +15,15 @@ __device__ inline void copy_async_16(void* to, const void* from, bool valid = tr
                : "memory");
 }
 
+// 4, 8 or 16 aligned bytes.
+template <int Bytes>
+__device__ void copy_async(void* to, const void* from) {
+  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(to)), "l"(from),
+               "n"(Bytes)
+               : "memory");
+}
+
 // Closes a group of this thread's copies.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 

@@ -18,17 +18,17 @@ struct SequenceTiles {
     int64_t begin, end;  // tokens, counted from the sequence's start
   };
 
-  HAX_INLINE int64_t slots() const {
+  HAX_EVERYWHERE int64_t slots() const {
     return sequences.packed() ? sequences.length / tokens + sequences.count()
                               : sequences.batch * ceil_div(sequences.length, tokens);
   }
 
-  HAX_INLINE int64_t first_slot(int64_t s) const {
+  HAX_EVERYWHERE int64_t first_slot(int64_t s) const {
     return sequences.packed() ? sequences.boundary(s) / tokens + s
                               : s * ceil_div(sequences.length, tokens);
   }
 
-  HAX_INLINE Tile at(int64_t slot) const {
+  HAX_EVERYWHERE Tile at(int64_t slot) const {
     int64_t s;
     if (sequences.packed()) {
       int64_t high = sequences.count() - 1;

@@ -280,21 +280,81 @@ TEST(LshHash, RejectsWhatItCannotDo) {
   EXPECT_EQ(status(x, Argument::input(Array({4, 5})), 0), HAX_ERROR_INVALID_ARGUMENT);
   EXPECT_EQ(status(Argument::input(Array({1, 4, 1, 257})), Argument::input(Array({257, 5})), 0),
             HAX_ERROR_UNSUPPORTED);
-  Argument on_cuda = Argument::input(Array({1, 4, 1, 3}));
-  Argument R_on_cuda = Argument::input(Array({3, 5}));
-  Argument code_on_cuda = Argument::output({1, 1, 4}, kInt64);
-  for (Argument* argument : {&on_cuda, &R_on_cuda, &code_on_cuda}) {
+  EXPECT_TRUE(code.untouched());
+}
+
+TEST(LshHash, CudaTensorsNeedABuildWithCuda) {
+  const TestContext context;
+  Argument x = Argument::input(Array({1, 4, 1, 3})), R = Argument::input(Array({3, 5}));
+  Argument code = Argument::output({1, 1, 4}, kInt64);
+  for (Argument* argument : {&x, &R, &code}) {
     argument->descriptor()->device = {HAX_DEVICE_CUDA, 0};
   }
   hax_lsh_hash_forward_args args = {};
   args.struct_size = sizeof(args);
-  args.x = on_cuda.arg();
-  args.R = R_on_cuda.arg();
-  args.code = code_on_cuda.arg();
+  args.x = x.arg();
+  args.R = R.arg();
+  args.code = code.arg();
   size_t bytes = 0;
+#ifdef HAX_WITH_CUDA
+  EXPECT_EQ(hax_lsh_hash_forward_workspace(context, &args, &bytes), HAX_SUCCESS);
+#else
   EXPECT_EQ(hax_lsh_hash_forward_workspace(context, &args, &bytes), HAX_ERROR_UNSUPPORTED);
   EXPECT_TRUE(std::string(hax_last_error()).starts_with("hax_lsh_hash_forward: "));
-  EXPECT_TRUE(code.untouched());
+#endif
+}
+
+// Around the tiles of the CUDA kernels, with whole vectors of features.
+TEST(LshHash, SeveralTilesOfEveryType) {
+  const TestContext context;
+  for (const int32_t statistics : kStatistics) {
+    for (const hax_data_type type : {kFp32, kFp16, kBf16}) {
+      for (const int64_t length : {255, 256, 257, 700}) {
+        expect_codes_match({.batch = 1,
+                            .length = length,
+                            .heads = 2,
+                            .features = 64,
+                            .bits = 16,
+                            .statistics = statistics,
+                            .type = type,
+                            .mean = 0.1},
+                           context);
+      }
+    }
+  }
+}
+
+// More tiles than one thread of the scan takes, and codes of two panels.
+TEST(LshHash, LongSequences) {
+  const TestContext context;
+  for (const int32_t statistics : kStatistics) {
+    expect_codes_match({.batch = 1,
+                        .length = 9001,
+                        .heads = 1,
+                        .features = 40,
+                        .bits = 45,
+                        .statistics = statistics},
+                       context);
+  }
+}
+
+// Infinities are projected as IEEE arithmetic does it.
+TEST(LshHash, InfinitiesKeepTheirSign) {
+  const TestContext context;
+  HashCase c{.batch = 1, .length = 40, .heads = 1, .statistics = HAX_LSH_STATISTICS_NONE};
+  for (const hax_data_type type : {kFp32, kFp16, kBf16}) {
+    c.type = type;
+    Array x = c.x();
+    x.at(int64_t{0}, int64_t{5}, int64_t{0}, int64_t{3}) = INFINITY;
+    x.at(int64_t{0}, int64_t{30}, int64_t{0}, int64_t{3}) = -INFINITY;
+    const Array R = c.R();
+    const std::vector<int64_t> codes = hash(c, x, R, context).integers();
+    for (int64_t bit = 0; bit < c.bits; ++bit) {
+      const bool positive = R.at(int64_t{3}, bit) > 0.0;
+      EXPECT_EQ((codes[5] >> bit & 1) != 0, positive) << "bit " << bit;
+      EXPECT_EQ((codes[30] >> bit & 1) != 0, !positive) << "bit " << bit;
+    }
+  }
 }
 
 }  // namespace

@@ -1,14 +1,22 @@
 // key_select's rooms: check (arguments to Params), plan (workspace, backend), host (the operator on the
-// CPU).
+// CPU), launch and kernels (CUDA).
 #pragma once
 
 #include "core/check.hpp"
 #include "core/context.hpp"
 #include "core/tensor.hpp"
 #include "core/workspace.hpp"
+#include "hash/sequence_tiles.hpp"
 #include "hax/key_selection.h"
 
 namespace hax::key_select {
+
+// CUDA: a warp walks one chunk of one row (a head of a sequence). It starts from the best keys of the chunks
+// before, which are found first where rows have several chunks.
+inline constexpr int64_t kChunkTokens = 4096;
+
+// Most keys that the lanes of a warp hold together; larger budgets take a block per row.
+inline constexpr int64_t kMaxListed = 256;
 
 struct Params {
   hax_device device;
@@ -16,11 +24,17 @@ struct Params {
   int64_t budget;
   Sequences sequences;
   Tensor score, eviction;
+
+  HAX_EVERYWHERE SequenceTiles chunks() const { return {sequences, kChunkTokens}; }
 };
 
 struct Plan {
-  int64_t capacity;    // most keys that can be held at once
-  uint64_t* selected;  // (threads, capacity)
+  int64_t capacity;    // CPU: most keys that can be held at once
+  uint64_t* selected;  // CPU: (threads, capacity)
+  int64_t listed;      // CUDA: keys of a list, 32, 64, 128 or 256; 0: larger
+  bool several;        // CUDA: whether a row can have more than one chunk
+  uint64_t* best;      // CUDA: (slots of chunks, H, listed), ranks in ascending order, 0 for no key
+  uint64_t* all;       // CUDA, larger: (2, B, H, L), likewise
 };
 
 struct Forward {
@@ -32,5 +46,6 @@ struct Forward {
 };
 
 void host_forward(const Params&, const Plan&, int num_threads);
+void cuda_forward(const Params&, const Plan&, void* stream);
 
 }  // namespace hax::key_select

@@ -4,9 +4,9 @@
 #include "hash/lsh_bucket/lsh_bucket.hpp"
 
 namespace hax::lsh_bucket {
+namespace {
 
-Plan Forward::plan(const Params& p, const Context& context, Workspace& workspace) {
-  require_cpu(p.device, name);
+Plan plan_cpu(const Params& p, const Context& context, Workspace& workspace) {
   const int64_t length = p.sequences.length;
   const int64_t threads = std::min<int64_t>(context.num_threads, p.sequences.count() * p.key_heads);
   Plan plan;
@@ -18,8 +18,39 @@ Plan Forward::plan(const Params& p, const Context& context, Workspace& workspace
   return plan;
 }
 
-void Forward::run(const Params& p, const Plan& plan, const Context& context, void*) {
-  host_forward(p, plan, context.num_threads);
+CudaPlan plan_cuda(const Params& p, Workspace& workspace) {
+  CudaPlan plan;
+  plan.long_rows = p.sequences.length > kCudaShortTokens;
+  plan.short_rows = !plan.long_rows || p.sequences.packed();
+  const int64_t keys = plan.long_rows ? p.sequences.batch * p.key_heads * p.sequences.length : 0;
+  const int64_t tiles = plan.long_rows ? p.cuda_tiles().slots() * p.key_heads : 0;
+  const bool wide = p.num_bits > 32;
+  for (void*& codes : plan.codes) codes = workspace.take<uint32_t>(wide ? 2 * keys : keys);
+  for (int32_t*& positions : plan.positions) {
+    positions = workspace.take<int32_t>(p.num_bits > kDigitBits ? keys : 0);
+  }
+  plan.starts = workspace.take<int32_t>(keys);
+  plan.counts = workspace.take<uint32_t>(tiles * kDigitValues);
+  return plan;
+}
+
+}  // namespace
+
+BothPlans Forward::plan(const Params& p, const Context& context, Workspace& workspace) {
+  BothPlans plan;
+  if (use_cuda(p.device, name)) {
+    plan.cuda = plan_cuda(p, workspace);
+  } else {
+    plan.cpu = plan_cpu(p, context, workspace);
+  }
+  return plan;
+}
+
+void Forward::run(const Params& p, const BothPlans& plan, const Context& context, void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_forward(p, plan.cuda, stream);
+  }
+  host_forward(p, plan.cpu, context.num_threads);
 }
 
 }  // namespace hax::lsh_bucket

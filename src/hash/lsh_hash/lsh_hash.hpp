@@ -1,4 +1,5 @@
-// lsh_hash's rooms: check (arguments to Params), plan (workspace, backend), cpu (kernels).
+// lsh_hash's rooms: check (arguments to Params), plan (workspace, backend), cpu (kernels), launch and kernels
+// (CUDA).
 #pragma once
 
 #include "core/check.hpp"
@@ -14,6 +15,7 @@ inline constexpr int64_t kMaxFeatures = 256;
 inline constexpr int64_t kMaxBits = 63;
 inline constexpr int64_t kMaxColumns = 64;  // bits rounded up to whole panels
 inline constexpr int64_t kTileTokens = 384;
+inline constexpr int64_t kCudaTileTokens = 256;
 
 struct Params {
   hax_device device;
@@ -25,6 +27,7 @@ struct Params {
   Tensor x, R, code;
 
   HAX_INLINE SequenceTiles tiles() const { return {sequences, kTileTokens}; }
+  HAX_EVERYWHERE SequenceTiles cuda_tiles() const { return {sequences, kCudaTileTokens}; }
   // Features rounded up to whole vectors of doubles.
   HAX_INLINE int64_t padded_features() const { return round_up(features, 8); }
 };
@@ -37,15 +40,31 @@ struct Plan {
   double* moments;
 };
 
+// Sums are of differences from the sequence's first token, in fp64: that token being one of them, the sum of
+// squares about the mean loses no more than a factor L of its precision.
+struct CudaPlan {
+  double*
+      sums;  // (slots of tiles, H, 2, N): of x and its square over the tile, then, causal, over all
+             // tiles before it
+  float* norms;  // (sequences, H, 3, N): mean, what it lacks, and scale; not causal
+};
+
+struct BothPlans {
+  Plan cpu = {};
+  CudaPlan cuda = {};
+};
+
 struct Forward {
   using Args = hax_lsh_hash_forward_args;
   static constexpr const char* name = "hax_lsh_hash_forward";
   static Params check(Checker&, const Args&);
-  static Plan plan(const Params&, const Context&, Workspace&);
-  static void run(const Params&, const Plan&, const Context&, void* stream);
+  static BothPlans plan(const Params&, const Context&, Workspace&);
+  static void run(const Params&, const BothPlans&, const Context&, void* stream);
 };
 
 template <CpuLevel level>
 void cpu_forward(const Params&, const Plan&, int num_threads);
+
+void cuda_forward(const Params&, const CudaPlan&, void* stream);
 
 }  // namespace hax::lsh_hash

@@ -3,20 +3,38 @@
 #include "hash/lsh_hash/lsh_hash.hpp"
 
 namespace hax::lsh_hash {
+namespace {
 
-Plan Forward::plan(const Params& p, const Context&, Workspace& workspace) {
-  require_cpu(p.device, name);
+CudaPlan plan_cuda(const Params& p, Workspace& workspace) {
+  const bool sums = p.statistics != HAX_LSH_STATISTICS_NONE;
+  const bool norms = p.statistics == HAX_LSH_STATISTICS_SEQUENCE;
+  CudaPlan plan;
+  plan.sums = workspace.take<double>(sums ? p.cuda_tiles().slots() * p.heads * 2 * p.features : 0);
+  plan.norms = workspace.take<float>(norms ? p.sequences.count() * p.heads * 3 * p.features : 0);
+  return plan;
+}
+
+}  // namespace
+
+BothPlans Forward::plan(const Params& p, const Context&, Workspace& workspace) {
+  BothPlans plan;
+  if (use_cuda(p.device, name)) {
+    plan.cuda = plan_cuda(p, workspace);
+    return plan;
+  }
   const bool uses_moments = p.statistics != HAX_LSH_STATISTICS_NONE;
-  Plan plan;
-  plan.R_panels = workspace.take<float>(p.features * kMaxColumns);
-  plan.moments = workspace.take<double>(
+  plan.cpu.R_panels = workspace.take<float>(p.features * kMaxColumns);
+  plan.cpu.moments = workspace.take<double>(
       uses_moments ? p.tiles().slots() * p.heads * 2 * p.padded_features() : 0);
   return plan;
 }
 
-void Forward::run(const Params& p, const Plan& plan, const Context& context, void*) {
+void Forward::run(const Params& p, const BothPlans& plan, const Context& context, void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_forward(p, plan.cuda, stream);
+  }
   with_cpu_level(context.cpu_level,
-                 [&](auto level) { cpu_forward<level.value>(p, plan, context.num_threads); });
+                 [&](auto level) { cpu_forward<level.value>(p, plan.cpu, context.num_threads); });
 }
 
 }  // namespace hax::lsh_hash

@@ -1,11 +1,14 @@
 // Backward of the convolution.
 #pragma once
 
+#include "device/async_copy.cuh"
 #include "scan/causal_conv1d/causal_conv1d_kernel.cuh"
 
 namespace hax::causal_conv1d {
 
+inline constexpr int kBackwardBytes = 8;   // that a thread moves at once
 inline constexpr int kBackwardLanes = 32;  // vectors of channels that a block owns
+inline constexpr int kBackwardThreads = kBackwardLanes * kBackwardRuns;
 
 // A thread's sums and what it needs to go from token to token. g is the gradient of the convolution's sum.
 template <class S>
@@ -23,10 +26,17 @@ struct BackwardWalk {
   __device__ BackwardWalk(const BackwardParams& p, int64_t channel)
       : taps(p, channel), first(first_tap<W>(p)) {}
 
-  // Takes in a token; dx receives the gradient of the token W - 1 before it.
-  template <bool own>
+  __device__ void clear_pending() {
+#pragma unroll
+    for (int j = 0; j < W - 1; ++j) {
+#pragma unroll
+      for (int v = 0; v < V; ++v) pending[j][v] = 0.0f;
+    }
+  }
+
+  // Takes in a token; dx receives the gradient of the token W - 1 before it. own: its dweight is this run's.
   __device__ void token(const Packed<T, V>& packed_x, const Packed<T, V>& packed_dy, bool silu,
-                        float (&dx)[V]) {
+                        float (&dx)[V], bool own = true) {
     float x[V], g[V];
     unpack(x, packed_x);
     unpack(g, packed_dy);
@@ -83,81 +93,148 @@ __device__ void finish_sequence(const BackwardWalk<S>& walk, const BackwardParam
   }
 }
 
-// A thread's run of tokens [begin, last): dx, and the sums of what the run adds to dweight and dbias.
+// A thread's x and dy of the tokens [begin, end) of a row. Where T and V make whole words of a token they are copied
+// ahead of their use, in stages, into a ring in shared memory whose slots are this thread's alone.
 template <class S>
-__device__ void walk_run(BackwardWalk<S>& walk, const BackwardParams& p, int64_t row, int64_t begin,
-                         int64_t last, int64_t channel) {
+class TokenStream {
+ public:
+  using T = typename S::T;
+  using Token = Packed<T, S::V>;
+  static constexpr bool kAhead = sizeof(Token) >= 4;
+  static constexpr int kStage = 4;  // tokens
+  static constexpr int kStages = 3;
+  static constexpr int kSlots = kStage * kStages;
+  using Ring = Token[kAhead ? kSlots : 1][2][kBackwardThreads];
+
+  __device__ TokenStream(Ring& ring, int thread, const BackwardParams& p, int64_t row,
+                         int64_t begin, int64_t end, int64_t channel)
+      : ring_(ring),
+        thread_(thread),
+        x_(token_address<S>(p.x, row, begin, channel)),
+        dy_(token_address<S>(p.dy, row, begin, channel)),
+        x_step_(p.x.stride[1]),
+        dy_step_(p.dy.stride[1]),
+        left_(static_cast<int>(end - begin)) {
+    if constexpr (kAhead) {
+      for (int stage = 0; stage + 1 < kStages; ++stage) request(stage * kStage);
+    }
+  }
+
+  // Must be called for every stage in turn, t being its first token: its tokens may be read from now on, and those of
+  // the stage before no more.
+  __device__ void begin_stage(int t) {
+    if constexpr (kAhead) {
+      slot_ = t % kSlots;
+      request((slot_ + kSlots - kStage) % kSlots);
+      device::wait_for_copies<kStages - 1>();
+    } else if (t > 0) {
+      x_ += kStage * x_step_;
+      dy_ += kStage * dy_step_;
+    }
+  }
+  // Token i of the stage.
+  __device__ Token x(int i) const {
+    if constexpr (kAhead) return ring_[slot_ + i][0][thread_];
+    return device::load_packed<T, S::V>(x_ + i * x_step_);
+  }
+  __device__ Token dy(int i) const {
+    if constexpr (kAhead) return ring_[slot_ + i][1][thread_];
+    return device::load_packed<T, S::V>(dy_ + i * dy_step_);
+  }
+
+ private:
+  // Starts the copies of the next stage, into the slots from `slot` on.
+  __device__ void request(int slot) {
+#pragma unroll
+    for (int i = 0; i < kStage; ++i) {
+      if (left_ > i) {
+        device::copy_async<sizeof(Token)>(&ring_[slot + i][0][thread_], x_);
+        device::copy_async<sizeof(Token)>(&ring_[slot + i][1][thread_], dy_);
+      }
+      x_ += x_step_;
+      dy_ += dy_step_;
+    }
+    device::commit_copies();
+    left_ -= kStage;
+  }
+
+  Ring& ring_;
+  int thread_;
+  const T *x_, *dy_;
+  int64_t x_step_, dy_step_;
+  int left_;
+  int slot_ = 0;
+};
+
+// A thread's run of tokens [begin, last): dx, and the sums of what the run adds to dweight and dbias. The W - 1 tokens
+// behind the run add to its dx, but their dweight is another run's.
+template <class S>
+__device__ void walk_run(BackwardWalk<S>& walk, typename TokenStream<S>::Ring& ring, int thread,
+                         const BackwardParams& p, int64_t row, int64_t begin, int64_t last,
+                         int64_t channel) {
   using T = typename S::T;
   constexpr int V = S::V, W = S::W;
-  constexpr int kTogether = sizeof(Packed<T, V>) <= 8 ? kUnroll : kUnroll / 2;
+  constexpr int kStage = TokenStream<S>::kStage;
   SequenceCursor cursor(p.sequences, row, begin);
-  int64_t t = begin;
-  const int64_t x_step = p.x.stride[1], dy_step = p.dy.stride[1], dx_step = p.dx.stride[1];
-  while (true) {
-    const int64_t low = max(begin, cursor.begin);  // no dx before this token is this walk's
-    load_history<S>(walk.history, p, row, cursor.s, cursor.begin, t, channel);
+  const int64_t reach = p.dx ? min(last + W - 1, p.sequences.length) : last;
+  TokenStream<S> stream(ring, thread, p, row, begin, reach, channel);
+  const int64_t dx_step = p.dx.stride[1];
+  T* dx_at = p.dx ? token_address<S>(p.dx, row, begin, channel) - (W - 1) * dx_step : nullptr;
+  // Tokens count from `begin` from here on.
+  const int own = static_cast<int>(last - begin), all = static_cast<int>(reach - begin);
+  int low = 0, end = 0;  // no dx before `low` is this walk's; the sequence ends at `end`
+  const auto start_sequence = [&](int t) {
+    low = t;
+    end = static_cast<int>(min(cursor.end - begin, int64_t{all} + 1));
+    load_history<S>(walk.history, p, row, cursor.s, cursor.begin, begin + t, channel);
+    walk.clear_pending();
+  };
+  const auto emit = [&](int t, const float(&dx)[V]) {
+    if (p.dx && t - (W - 1) >= low) device::store_packed<T, V>(dx_at, dx);
+    dx_at += dx_step;
+  };
+  start_sequence(0);
+  for (int t = 0; t < all; t += kStage) {
+    stream.begin_stage(t);
+    if (t + kStage <= min(own, end)) {
 #pragma unroll
-    for (int j = 0; j < W - 1; ++j) {
-#pragma unroll
-      for (int v = 0; v < V; ++v) walk.pending[j][v] = 0.0f;
-    }
-    const T* x = token_address<S>(p.x, row, t, channel);
-    const T* dy = token_address<S>(p.dy, row, t, channel);
-    T* out = p.dx ? token_address<S>(p.dx, row, t, channel) - (W - 1) * dx_step : nullptr;
-    const auto emit = [&](int64_t token, const float(&dx)[V]) {
-      if (p.dx && token - (W - 1) >= low) device::store_packed<T, V>(out, dx);
-      out += dx_step;
-    };
-    const int64_t stop = min(last, cursor.end);
-    for (; t + kTogether <= stop; t += kTogether) {
-      Packed<T, V> packed_x[kTogether], packed_dy[kTogether];
-#pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        packed_x[i] = device::load_packed<T, V>(x + i * x_step);
-        packed_dy[i] = device::load_packed<T, V>(dy + i * dy_step);
-      }
-      x += kTogether * x_step;
-      dy += kTogether * dy_step;
-#pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
+      for (int i = 0; i < kStage; ++i) {
         float dx[V];
-        walk.template token<true>(packed_x[i], packed_dy[i], p.silu, dx);
+        walk.token(stream.x(i), stream.dy(i), p.silu, dx);
         emit(t + i, dx);
       }
+      continue;
     }
 #pragma unroll 1
-    for (; t < stop; ++t, x += x_step, dy += dy_step) {
+    for (int i = 0; i < kStage && t + i < all; ++i) {
+      if (t + i == end) {
+        if (p.dx) finish_sequence(walk, p, row, cursor.s, cursor.end, begin + low, last, channel);
+        if (t + i >= own) return;
+        cursor.advance(p.sequences);
+        start_sequence(t + i);
+      }
       float dx[V];
-      walk.template token<true>(device::load_packed<T, V>(x), device::load_packed<T, V>(dy), p.silu,
-                                dx);
-      emit(t, dx);
+      walk.token(stream.x(i), stream.dy(i), p.silu, dx, t + i < own);
+      emit(t + i, dx);
     }
-    // The W - 1 tokens behind the run add to its dx, but their dweight is another run's.
-    const int64_t halo = p.dx ? min(last + W - 1, cursor.end) : t;
-#pragma unroll 1
-    for (; t < halo; ++t, x += x_step, dy += dy_step) {
-      float dx[V];
-      walk.template token<false>(device::load_packed<T, V>(x), device::load_packed<T, V>(dy),
-                                 p.silu, dx);
-      emit(t, dx);
-    }
-    if (t == cursor.end && p.dx) {
-      finish_sequence(walk, p, row, cursor.s, cursor.end, low, last, channel);
-    }
-    if (t >= last) return;
-    cursor.advance(p.sequences);
+  }
+  if (all == end && p.dx) {
+    finish_sequence(walk, p, row, cursor.s, cursor.end, begin + low, last, channel);
   }
 }
 
 // A block for every (row, tile of kBackwardRuns runs of tokens, kBackwardLanes vectors), vectors fastest. Its
 // share of dweight and dbias goes to a row of plan.partial, added over the runs in order.
 template <class S>
-__global__ void __launch_bounds__(kBackwardLanes* kBackwardRuns, 2)
+__global__ void __launch_bounds__(kBackwardThreads, 2)
     backward_kernel(const __grid_constant__ BackwardParams p,
                     const __grid_constant__ BackwardPlan plan) {
   constexpr int V = S::V, W = S::W;
   constexpr int kSums = (W + 1) * V;
-  __shared__ float shares[kBackwardRuns][kSums][kBackwardLanes];
+  __shared__ union {
+    typename TokenStream<S>::Ring ring;
+    float shares[kBackwardRuns][kSums][kBackwardLanes];
+  } shared;
   const int64_t vectors = p.channels / V;
   const int64_t groups = (vectors + kBackwardLanes - 1) / kBackwardLanes;
   const int64_t tile = blockIdx.x / groups;  // of all rows
@@ -169,20 +246,27 @@ __global__ void __launch_bounds__(kBackwardLanes* kBackwardRuns, 2)
   const int64_t channel = (first_vector + threadIdx.x) * V;
 
   BackwardWalk<S> walk(p, min(channel, p.channels - V));
-  if (channel < p.channels && begin < last) walk_run(walk, p, row, begin, last, channel);
+  if (channel < p.channels && begin < last) {
+    const int thread = static_cast<int>(threadIdx.y * kBackwardLanes + threadIdx.x);
+    walk_run(walk, shared.ring, thread, p, row, begin, last, channel);
+  }
   if (!p.sums()) return;
+  device::wait_for_copies<0>();
+  __syncthreads();  // the ring is done with
 #pragma unroll
   for (int v = 0; v < V; ++v) {
 #pragma unroll
-    for (int w = 0; w < W; ++w) shares[threadIdx.y][w * V + v][threadIdx.x] = walk.dweight[w][v];
-    shares[threadIdx.y][W * V + v][threadIdx.x] = walk.dbias[v];
+    for (int w = 0; w < W; ++w) {
+      shared.shares[threadIdx.y][w * V + v][threadIdx.x] = walk.dweight[w][v];
+    }
+    shared.shares[threadIdx.y][W * V + v][threadIdx.x] = walk.dbias[v];
   }
   __syncthreads();
   if (channel >= p.channels) return;
   for (int i = threadIdx.y; i < kSums; i += kBackwardRuns) {
     float sum = 0.0f;
 #pragma unroll
-    for (int y = 0; y < kBackwardRuns; ++y) sum += shares[y][i][threadIdx.x];
+    for (int y = 0; y < kBackwardRuns; ++y) sum += shared.shares[y][i][threadIdx.x];
     const int w = i / V - walk.first;
     if (w >= 0) plan.partial[(tile * (p.width + 1) + w) * p.channels + channel + i % V] = sum;
   }

@@ -5,6 +5,7 @@
 
 namespace hax::causal_conv1d {
 
+inline constexpr int kForwardBytes = 16;  // that a thread moves at once
 inline constexpr int kForwardThreads = 128;
 
 // A thread for every (row, tile of tokens, V channels), channels fastest.

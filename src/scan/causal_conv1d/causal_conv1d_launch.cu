@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <initializer_list>
+
 #include "core/dispatch.hpp"
 #include "device/launch.cuh"
 #include "scan/causal_conv1d/causal_conv1d_kernel_backward.cuh"
@@ -7,16 +10,14 @@
 namespace hax::causal_conv1d {
 namespace {
 
-// Calls f(Shape) with the kernel shape that fits: whole vectors of channels for the widths in use, and for
-// everything else one channel at a time with any strides.
-template <class T, int V, class F>
-void dispatch_shape(bool vectors, int width, F&& f) {
-  dispatch_value<2, 3, 4, kMaxWidth>(vectors ? width : kMaxWidth, [&](auto w) {
-    if constexpr (w.value == kMaxWidth) {
-      f(Shape<T, 1, kMaxWidth>{});
-    } else {
-      f(Shape<T, V, w.value>{});
-    }
+// Calls f(Shape) with the kernel shape that fits: vectors of Bytes bytes, half as wide beyond 4 taps, and one channel
+// at a time where tensors can't be moved so. Widths 5 to 8 share a kernel: their taps cost less than another kernel each.
+template <class T, int Bytes, class F>
+void dispatch_shape(int width, std::initializer_list<Tensor> moved, F&& f) {
+  dispatch_value<2, 3, 4, kMaxWidth>(width, [&](auto w) {
+    constexpr int V = Bytes / static_cast<int>(sizeof(T)) / (w.value == kMaxWidth ? 2 : 1);
+    const bool vectors = std::all_of(moved.begin(), moved.end(), device::moves_in_vectors<V>);
+    vectors ? f(Shape<T, V, w.value>{}) : f(Shape<T, 1, kMaxWidth>{});
   });
 }
 
@@ -26,9 +27,7 @@ void cuda_forward(const ForwardParams& p, const ForwardPlan& plan, void* stream)
   const device::Launcher launch(p.device, stream, Forward::name);
   dispatch_float(p.x.type, [&](auto type) {
     using T = typename decltype(type)::type;
-    constexpr int V = device::kVectorElements<T>;
-    const bool vectors = device::moves_in_vectors<V>(p.x) && device::moves_in_vectors<V>(p.y);
-    dispatch_shape<T, V>(vectors, p.width, [&](auto shape) {
+    dispatch_shape<T, kForwardBytes>(p.width, {p.x, p.y}, [&](auto shape) {
       using S = decltype(shape);
       const int64_t threads = p.sequences.batch * plan.tiles_per_row * (p.channels / S::V);
       launch(forward_kernel<S>, ceil_div(threads, kForwardThreads), kForwardThreads, 0, p, plan);
@@ -43,11 +42,8 @@ void cuda_backward(const BackwardParams& p, const BackwardPlan& plan, void* stre
   const device::Launcher launch(p.device, stream, Backward::name);
   dispatch_float(p.x.type, [&](auto type) {
     using T = typename decltype(type)::type;
-    constexpr int V = 4;
-    const bool vectors = device::moves_in_vectors<V>(p.x) && device::moves_in_vectors<V>(p.dy) &&
-                         device::moves_in_vectors<V>(p.dx);
     if (p.dx || p.sums()) {
-      dispatch_shape<T, V>(vectors, p.width, [&](auto shape) {
+      dispatch_shape<T, kBackwardBytes>(p.width, {p.x, p.dy, p.dx}, [&](auto shape) {
         using S = decltype(shape);
         const int64_t groups = ceil_div(p.channels / S::V, kBackwardLanes);
         launch(backward_kernel<S>, p.sequences.batch * plan.tiles_per_row * groups,

@@ -1,0 +1,158 @@
+// Hashing and key selection on a GPU, bf16 activations.
+#ifdef HAX_WITH_CUDA
+#include <random>
+
+#include "gpu_bench.hpp"
+
+namespace gpu_bench {
+namespace {
+
+constexpr hax_data_type kT = HAX_BF16;
+constexpr hax_data_type kFp32 = HAX_FP32;
+
+struct Shape {
+  int64_t batch, length, heads, features;
+};
+
+std::string describe(const Shape& s) {
+  return "/B" + std::to_string(s.batch) + "_L" + std::to_string(s.length) + "_H" +
+         std::to_string(s.heads) + "_N" + std::to_string(s.features);
+}
+
+void add_hash(const Shape& s, int64_t bits, int32_t statistics) {
+  const char* const names[] = {"none", "sequence", "causal"};
+  add("cuda/lsh_hash_forward" + describe(s) + "_bits" + std::to_string(bits) + "_" +
+          names[statistics],
+      [=] {
+        using Args = hax_lsh_hash_forward_args;
+        auto call =
+            std::make_unique<CallOf<Args>>(hax_lsh_hash_forward_workspace, hax_lsh_hash_forward);
+        call->tensor(&Args::x, {s.batch, s.length, s.heads, s.features}, kT);
+        call->tensor(&Args::R, {s.features, bits}, kFp32);
+        call->tensor(&Args::code, {s.batch, s.heads, s.length}, HAX_INT64);
+        call->args.statistics = statistics;
+        return call;
+      });
+}
+
+void add_bucket(const Shape& s, int32_t bits) {
+  add("cuda/lsh_bucket_forward" + describe(s) + "_bits" + std::to_string(bits), [=] {
+    using Args = hax_lsh_bucket_forward_args;
+    auto call =
+        std::make_unique<CallOf<Args>>(hax_lsh_bucket_forward_workspace, hax_lsh_bucket_forward);
+    const std::vector<int64_t> shape = {s.batch, s.heads, s.length};
+    call->tensor(&Args::code_q, shape, HAX_INT64);
+    call->tensor(&Args::code_k, shape, HAX_INT64);
+    std::mt19937_64 engine(1);
+    std::vector<int64_t> codes(static_cast<size_t>(s.batch * s.heads * s.length));
+    for (const hax_tensor* tensor : {call->args.code_q, call->args.code_k}) {
+      for (int64_t& code : codes) code = static_cast<int64_t>(engine() >> (64 - bits));
+      require(cudaMemcpy(tensor->data, codes.data(), codes.size() * sizeof(int64_t),
+                         cudaMemcpyHostToDevice),
+              "upload");
+    }
+    call->tensor(&Args::key_order, shape, HAX_INT32);
+    call->tensor(&Args::begin, shape, HAX_INT32);
+    call->tensor(&Args::end, shape, HAX_INT32);
+    call->args.num_bits = bits;
+    call->args.budget = 32;
+    return call;
+  });
+}
+
+void add_select(const Shape& s, int32_t budget, const std::string& order) {
+  add("cuda/key_select_forward" + describe(s) + "_k" + std::to_string(budget) + "_" + order, [=] {
+    using Args = hax_key_select_forward_args;
+    auto call =
+        std::make_unique<CallOf<Args>>(hax_key_select_forward_workspace, hax_key_select_forward);
+    const std::vector<int64_t> shape = {s.batch, s.heads, s.length};
+    call->tensor(&Args::score, shape, kFp32);
+    call->tensor(&Args::eviction, shape, HAX_INT32);
+    call->args.budget = budget;
+    if (order == "random") return call;
+    std::vector<float> row(static_cast<size_t>(s.length));
+    for (int64_t t = 0; t < s.length; ++t) {
+      const auto up = static_cast<float>(t);
+      row[static_cast<size_t>(t)] = order == "up"         ? up
+                                    : order == "down"     ? -up
+                                    : order == "constant" ? 1.0f
+                                    : order == "nan"      ? __builtin_nanf("")
+                                                          : static_cast<float>(t % 257);
+    }
+    for (int64_t r = 0; r < s.batch * s.heads; ++r) {
+      require(cudaMemcpy(static_cast<float*>(call->args.score->data) + r * s.length, row.data(),
+                         row.size() * sizeof(float), cudaMemcpyHostToDevice),
+              "upload");
+    }
+    return call;
+  });
+}
+
+template <class Args>
+void add_score_inputs(CallOf<Args>& call, const Shape& s) {
+  const int64_t width = 2 * s.features;
+  call.tensor(&Args::q, {s.batch, s.length, s.heads, s.features}, kT);
+  call.tensor(&Args::k, {s.batch, s.length, s.heads, s.features}, kT);
+  call.tensor(&Args::W1, {width, width}, kT);
+  call.tensor(&Args::b1, {width}, kFp32);
+  call.tensor(&Args::W2, {width, width}, kT);
+  call.tensor(&Args::b2, {width}, kFp32);
+  call.tensor(&Args::W3, {1, width}, kT);
+  call.tensor(&Args::b3, {1}, kFp32);
+  call.args.k_scale = 0.125f;
+}
+
+void add_score(const Shape& s, int32_t normalization) {
+  const std::string name = describe(s) + (normalization ? "_sequence" : "_feature");
+  add("cuda/key_score_forward" + name, [=] {
+    using Args = hax_key_score_forward_args;
+    auto call =
+        std::make_unique<CallOf<Args>>(hax_key_score_forward_workspace, hax_key_score_forward);
+    add_score_inputs(*call, s);
+    call->tensor(&Args::score, {s.batch, s.heads, s.length}, kFp32);
+    call->args.normalization = normalization;
+    return call;
+  });
+  add("cuda/key_score_backward" + name, [=] {
+    using Args = hax_key_score_backward_args;
+    const int64_t width = 2 * s.features;
+    auto call =
+        std::make_unique<CallOf<Args>>(hax_key_score_backward_workspace, hax_key_score_backward);
+    add_score_inputs(*call, s);
+    call->tensor(&Args::dscore, {s.batch, s.heads, s.length}, kFp32);
+    call->tensor(&Args::dW1, {width, width}, kFp32);
+    call->tensor(&Args::db1, {width}, kFp32);
+    call->tensor(&Args::dW2, {width, width}, kFp32);
+    call->tensor(&Args::db2, {width}, kFp32);
+    call->tensor(&Args::dW3, {1, width}, kFp32);
+    call->tensor(&Args::db3, {1}, kFp32);
+    call->args.normalization = normalization;
+    return call;
+  });
+}
+
+const bool registered = [] {
+  const Shape recall{64, 1057, 1, 32}, wide{1, 131072, 8, 64};
+  for (const int64_t bits : {8, 16}) add_hash(wide, bits, HAX_LSH_STATISTICS_NONE);
+  add_hash(wide, 16, HAX_LSH_STATISTICS_SEQUENCE);
+  add_hash(wide, 16, HAX_LSH_STATISTICS_CAUSAL);
+  add_hash(recall, 8, HAX_LSH_STATISTICS_SEQUENCE);
+  for (const int32_t bits : {8, 12, 16, 40}) add_bucket(wide, bits);
+  add_bucket(recall, 8);
+  add_select(recall, 32, "random");
+  add_select(recall, 32, "up");
+  for (const char* order : {"random", "up", "down", "constant", "sawtooth", "nan"}) {
+    add_select({64, 131072, 1, 1}, 64, order);
+  }
+  add_select({8, 131072, 1, 1}, 64, "random");
+  add_select({8, 131072, 1, 1}, 4096, "random");
+  for (const int32_t normalization : {HAX_KEY_SCORE_NORM_FEATURE, HAX_KEY_SCORE_NORM_SEQUENCE}) {
+    add_score(recall, normalization);
+    add_score(wide, normalization);
+  }
+  return true;
+}();
+
+}  // namespace
+}  // namespace gpu_bench
+#endif

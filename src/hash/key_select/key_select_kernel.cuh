@@ -1,0 +1,45 @@
+// What key_select's CUDA kernels share: how keys rank.
+#pragma once
+
+#include "device/warp.cuh"
+#include "hash/key_select/key_select.hpp"
+
+namespace hax::key_select {
+
+using device::kWarp;
+
+// A score's order as an unsigned number: NaN lowest, -0 equal to 0; 0 stands for no key at all.
+__device__ inline uint32_t order_of(float score) {
+  const uint32_t bits = __float_as_uint(score + 0.0f);
+  const uint32_t order = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+  return score == score ? order : 1;
+}
+
+// Greater for a better key; of equal scores the earlier position is better.
+__device__ inline uint64_t rank_of(uint32_t order, uint32_t position) {
+  return uint64_t{order} << 32 | ~position;
+}
+__device__ inline uint32_t order_of(uint64_t rank) { return static_cast<uint32_t>(rank >> 32); }
+__device__ inline uint32_t position_of(uint64_t rank) { return ~static_cast<uint32_t>(rank); }
+
+// Scores and eviction times of one head of a sequence.
+struct Row {
+  const float* score;
+  int32_t* eviction;
+  int64_t score_stride, eviction_stride;
+  int64_t length;
+
+  __device__ Row(const Params& p, const Sequences::Range& range, int64_t head)
+      : score(p.score.at<float>(range.row, head, range.begin)),
+        eviction(p.eviction.at<int32_t>(range.row, head, range.begin)),
+        score_stride(p.score.stride[2]),
+        eviction_stride(p.eviction.stride[2]),
+        length(range.length) {}
+
+  __device__ uint32_t order(int64_t j) const { return order_of(score[j * score_stride]); }
+  __device__ void evict(int64_t j, int64_t when) const {
+    eviction[j * eviction_stride] = static_cast<int32_t>(when);
+  }
+};
+
+}  // namespace hax::key_select
