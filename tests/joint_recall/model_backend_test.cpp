@@ -278,9 +278,10 @@ TEST_F(BackendTest, CrossEntropy) {
     return sum / 70.0;
   };
   GappedMatrix untouched(logits), gradient(logits);
-  backend_.cross_entropy(label.data(), 0.0f, untouched, loss.data(), prediction.data());
+  backend_.cross_entropy(label.data(), nullptr, untouched, loss.data(), prediction.data());
   EXPECT_TRUE(expect_close("logits", untouched.array(), logits, 1e-7));
-  backend_.cross_entropy(label.data(), 1.0f / 70.0f, gradient, loss.data(), prediction.data());
+  const float scale = 1.0f / 70.0f;
+  backend_.cross_entropy(label.data(), &scale, gradient, loss.data(), prediction.data());
   double sum = 0.0;
   for (const float value : loss) sum += double{value};
   EXPECT_NEAR(sum / 70.0, mean_loss(), 1e-6 * mean_loss());
@@ -291,6 +292,50 @@ TEST_F(BackendTest, CrossEntropy) {
     const auto* row = &logits.data[static_cast<size_t>(r * 37)];
     EXPECT_EQ(prediction[static_cast<size_t>(r)], std::max_element(row, row + 37) - row);
   }
+}
+
+TEST_F(BackendTest, CrossEntropyOfPaddingIsNothing) {
+  const Array logits = random_normal({3, 37}, 1);
+  const int32_t label[] = {4, -1, 36};
+  const float scale = 0.5f;
+  float loss[3];
+  int32_t prediction[3];
+  GappedMatrix gradient(logits);
+  backend_.cross_entropy(label, &scale, gradient, loss, prediction);
+  EXPECT_EQ(loss[1], 0.0f);
+  EXPECT_GT(loss[0], 0.0f);
+  const Array got = gradient.array();
+  for (int64_t c = 0; c < 37; ++c) EXPECT_EQ(got.at(1, c), 0.0);
+  EXPECT_LT(got.at(2, 36), 0.0);
+}
+
+// More items than a block has warps; some ask nothing, one asks more than a warp has lanes.
+TEST_F(BackendTest, ScoresOfABatch) {
+  std::vector<int32_t> offset = {0}, prediction, target;
+  std::vector<float> loss;
+  double want_loss = 0.0, want_accuracy = 0.0;
+  int64_t asking = 0;
+  for (int32_t item = 0; item < 21; ++item) {
+    const int32_t asks = item == 5 ? 100 : item % 4;
+    int32_t right = 0;
+    for (int32_t j = 0; j < asks; ++j) {
+      const bool hit = (item * 7 + j) % 3 == 0;
+      right += hit;
+      target.push_back(j);
+      prediction.push_back(hit ? j : j + 1);
+      loss.push_back(0.25f * static_cast<float>(j + item));
+      want_loss += double{loss.back()};
+    }
+    offset.push_back(offset.back() + asks);
+    if (asks == 0) continue;
+    want_accuracy += static_cast<double>(right) / asks;
+    ++asking;
+  }
+  BatchScores scores;
+  backend_.score_batch(loss.data(), prediction.data(), target.data(), offset.data(), 21, &scores);
+  EXPECT_NEAR(scores.loss, want_loss / static_cast<double>(loss.size()), 1e-12);
+  EXPECT_NEAR(scores.accuracy, want_accuracy / static_cast<double>(asking), 1e-12);
+  EXPECT_EQ(scores.items, asking);
 }
 
 // Two steps by hand: decoupled decay first, then the bias-corrected update.

@@ -92,7 +92,7 @@ inline MixerRun run_mixer(const ModelConfig& config, const hax_test::LayerArgs& 
   Pass pass{*backend, arena, draws};
   pass.precision = config.precision;
   pass.training = true;
-  pass.batch = pass.sequences = args.hidden_states.size(0);
+  pass.batch = pass.items = pass.sequences = args.hidden_states.size(0);
   pass.length = args.hidden_states.size(1);
   std::vector<uint8_t> mask;
   for (const double real : args.attention_mask.data) mask.push_back(real != 0.0);
@@ -106,6 +106,7 @@ inline MixerRun run_mixer(const ModelConfig& config, const hax_test::LayerArgs& 
   const OnBackend<float> dy(*backend, to_floats(grad_out));
   const std::vector<float> zeros(args.hidden_states.data.size(), 0.0f);
   const OnBackend<float> y(*backend, zeros), dx(*backend, zeros);
+  mixer->draw(pass);
   mixer->forward(pass, compact(x.data(), pass.tokens(), hidden),
                  compact(y.data(), pass.tokens(), hidden));
 
@@ -118,7 +119,7 @@ inline MixerRun run_mixer(const ModelConfig& config, const hax_test::LayerArgs& 
   if (const Attention* attention = mixer->attention()) {
     for (int64_t b = 0; b < pass.batch; ++b) {
       Pass one{*backend, arena, draws};
-      one.batch = one.sequences = 1;
+      one.batch = one.items = one.sequences = 1;
       one.length = pass.length;
       const int64_t first = b * pass.length;
       Attention part = *attention;

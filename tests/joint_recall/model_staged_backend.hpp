@@ -71,11 +71,18 @@ class StagedBackend {
     Staging s(*backend_);
     backend_->rope(s(position, x.rows), num_heads, theta, inverse, s(x));
   }
-  void cross_entropy(const int32_t* label, float scale, Matrix logits, float* loss,
+  void cross_entropy(const int32_t* label, const float* scale, Matrix logits, float* loss,
                      int32_t* prediction) {
     Staging s(*backend_);
-    backend_->cross_entropy(s(label, logits.rows), scale, s(logits), s(loss, logits.rows),
+    backend_->cross_entropy(s(label, logits.rows), s(scale, 1), s(logits), s(loss, logits.rows),
                             s(prediction, logits.rows));
+  }
+  void score_batch(const float* loss, const int32_t* prediction, const int32_t* target,
+                   const int32_t* offset, int64_t items, BatchScores* scores) {
+    Staging s(*backend_);
+    const int64_t asked = offset[items];
+    backend_->score_batch(s(loss, asked), s(prediction, asked), s(target, asked),
+                          s(offset, items + 1), items, s(scores, 1));
   }
   void adamw(const AdamwArgs& args, int64_t count, const float* gradient, float* value,
              float* first_moment, float* second_moment) {

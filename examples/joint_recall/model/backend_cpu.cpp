@@ -51,6 +51,12 @@ void CpuBackend::copy_out(void* host, const void* source, size_t bytes) {
   if (bytes > 0) std::memcpy(host, source, bytes);
 }
 
+void CpuBackend::copy_within(void* target, const void* source, size_t bytes) {
+  if (bytes > 0) std::memcpy(target, source, bytes);
+}
+
+void CpuBackend::run(const WorkKey&, const std::function<void()>& work) { work(); }
+
 void CpuBackend::zero(void* memory, size_t bytes) {
   if (bytes > 0) std::memset(memory, 0, bytes);
 }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "model/error.hpp"
 
@@ -50,6 +51,12 @@ CudaBackend::CudaBackend(int device, Precision precision) : device_(device) {
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
   check_blas(cublasCreate(&blas_), "starting");
   check_blas(cublasSetStream(blas_, stream_), "choosing the stream");
+  void* pinned = nullptr;
+  check_cuda(cudaMallocHost(&pinned, 2 * Staging::kHalf), "taking pinned memory");
+  staging_.memory = static_cast<char*>(pinned);
+  for (cudaEvent_t& event : staging_.drained) {
+    check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+  }
   blas_workspace_ = allocate(kBlasWorkspace);
   check_blas(cublasSetWorkspace(blas_, blas_workspace_, kBlasWorkspace), "taking a workspace");
   // With bf16 activations products may round their factors to 11 bits; in fp32 they may not.
@@ -62,6 +69,12 @@ CudaBackend::CudaBackend(int device, Precision precision) : device_(device) {
 }
 
 CudaBackend::~CudaBackend() {
+  cudaStreamSynchronize(stream_);
+  for (auto& [key, recording] : recordings_) {
+    if (recording.graph != nullptr) cudaGraphExecDestroy(recording.graph);
+  }
+  for (const cudaEvent_t event : staging_.drained) cudaEventDestroy(event);
+  cudaFreeHost(staging_.memory);
   hax_context_destroy(context_);
   cublasDestroy(blas_);
   cudaFree(blas_workspace_);
@@ -71,6 +84,7 @@ CudaBackend::~CudaBackend() {
 
 void* CudaBackend::allocate(size_t bytes) {
   void* memory = nullptr;
+  ++allocations_;
   if (cudaMalloc(&memory, std::max<size_t>(bytes, 1)) == cudaSuccess) return memory;
   cudaGetLastError();
   size_t free_bytes = 0, total = 0;
@@ -89,8 +103,63 @@ void CudaBackend::release(void* memory) {
 
 void CudaBackend::copy_in(void* target, const void* host, size_t bytes) {
   if (bytes == 0) return;
-  check_cuda(cudaMemcpyAsync(target, host, bytes, cudaMemcpyHostToDevice, stream_),
+  if (bytes > Staging::kHalf) {
+    check_cuda(cudaMemcpyAsync(target, host, bytes, cudaMemcpyHostToDevice, stream_),
+               "copying to the GPU");
+    check_cuda(cudaStreamSynchronize(stream_), "waiting for the GPU");
+    return;
+  }
+  if (staging_.used + bytes > Staging::kHalf) {
+    check_cuda(cudaEventRecord(staging_.drained[staging_.half], stream_), "recording an event");
+    staging_.half = 1 - staging_.half;
+    staging_.used = 0;
+    check_cuda(cudaEventSynchronize(staging_.drained[staging_.half]), "waiting for the GPU");
+  }
+  constexpr size_t kAlignment = 64;
+  char* place =
+      staging_.memory + static_cast<size_t>(staging_.half) * Staging::kHalf + staging_.used;
+  staging_.used += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  std::memcpy(place, host, bytes);
+  check_cuda(cudaMemcpyAsync(target, place, bytes, cudaMemcpyHostToDevice, stream_),
              "copying to the GPU");
+}
+
+void CudaBackend::copy_within(void* target, const void* source, size_t bytes) {
+  if (bytes == 0) return;
+  check_cuda(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream_),
+             "copying on the GPU");
+}
+
+void CudaBackend::run(const WorkKey& key, const std::function<void()>& work) {
+  Recording& recording = recordings_[key];
+  const bool known = recording.allocations == allocations_;
+  if (known && recording.graph == nullptr) record(recording, work);
+  if (known) {
+    check_cuda(cudaGraphLaunch(recording.graph, stream_), "replaying recorded work");
+    return;
+  }
+  if (recording.graph != nullptr) {
+    check_cuda(cudaGraphExecDestroy(recording.graph), "forgetting recorded work");
+    recording.graph = nullptr;
+  }
+  work();
+  recording.allocations = allocations_;
+}
+
+void CudaBackend::record(Recording& recording, const std::function<void()>& work) {
+  cudaGraph_t graph = nullptr;
+  check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "recording work");
+  try {
+    work();
+  } catch (...) {
+    cudaStreamEndCapture(stream_, &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  check_cuda(cudaStreamEndCapture(stream_, &graph), "recording work");
+  const cudaError_t error = cudaGraphInstantiate(&recording.graph, graph, 0);
+  cudaGraphDestroy(graph);
+  check_cuda(error, "making recorded work ready");
 }
 
 void CudaBackend::copy_out(void* host, const void* source, size_t bytes) {

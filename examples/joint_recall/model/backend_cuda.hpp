@@ -5,6 +5,7 @@
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 
+#include <map>
 #include <string>
 
 #include "model/backend.hpp"
@@ -26,7 +27,10 @@ class CudaBackend : public Backend {
   void release(void* memory) override;
   void copy_in(void* target, const void* host, size_t bytes) override;
   void copy_out(void* host, const void* source, size_t bytes) override;
+  void copy_within(void* target, const void* source, size_t bytes) override;
   void zero(void* memory, size_t bytes) override;
+  void run(const WorkKey& key, const std::function<void()>& work) override;
+  bool records() const override { return true; }
 
   void gemm(bool transpose_a, bool transpose_b, float alpha, ConstMatrix a, ConstMatrix b,
             float beta, Matrix c) override;
@@ -49,8 +53,10 @@ class CudaBackend : public Backend {
                             float* d_A_log) override;
   void rope(const int32_t* position, int64_t num_heads, double theta, bool inverse,
             Matrix x) override;
-  void cross_entropy(const int32_t* label, float scale, Matrix logits, float* loss,
+  void cross_entropy(const int32_t* label, const float* scale, Matrix logits, float* loss,
                      int32_t* prediction) override;
+  void score_batch(const float* loss, const int32_t* prediction, const int32_t* target,
+                   const int32_t* offset, int64_t items, BatchScores* scores) override;
   void adamw(const AdamwArgs& args, int64_t count, const float* gradient, float* value,
              float* first_moment, float* second_moment) override;
   void random_normal(const RandomKey& key, int64_t count, float* out) override;
@@ -61,6 +67,22 @@ class CudaBackend : public Backend {
   void from_bf16(const uint16_t* source, Matrix target) override;
 
  private:
+  // Work seen before: run once as it is, which finds all memory it needs, then recorded. Memory made since
+  // may have moved its operands.
+  struct Recording {
+    int64_t allocations = 0;  // made when it was last run or recorded
+    cudaGraphExec_t graph = nullptr;
+  };
+  // Pinned memory through which numbers reach the GPU while the host goes on.
+  struct Staging {
+    static constexpr size_t kHalf = size_t{4} << 20;
+    char* memory = nullptr;
+    size_t used = 0;  // of the present half
+    int half = 0;
+    cudaEvent_t drained[2] = {};
+  };
+
+  void record(Recording& recording, const std::function<void()>& work);
   float* partial_sums(int64_t count);  // at least that many numbers, valid until the next call
 
   int device_;
@@ -70,6 +92,9 @@ class CudaBackend : public Backend {
   void* blas_workspace_ = nullptr;
   float* partial_ = nullptr;
   int64_t partial_count_ = 0;
+  int64_t allocations_ = 0;
+  Staging staging_;
+  std::map<WorkKey, Recording> recordings_;
 };
 
 // Throws a ModelError that says what was asked for and what there is.

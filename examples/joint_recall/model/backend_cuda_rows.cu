@@ -106,7 +106,7 @@ struct GatedSumWeightTerm {
 
 struct CrossEntropy {
   const int32_t* label;
-  float scale;
+  const float* scale;
   Matrix logits;
   float* loss;
   int32_t* prediction;
@@ -125,17 +125,56 @@ struct CrossEntropy {
     float sum = 0.0f;
     for (int64_t c = lane; c < logits.columns; c += kWarp) sum += expf(row[c] - largest);
     const float log_sum = largest + logf(warp_sum(sum));
+    const bool asked = label[r] >= 0;
     if (lane == 0) {
-      loss[r] = log_sum - row[label[r]];
+      loss[r] = asked ? log_sum - row[label[r]] : 0.0f;
       prediction[r] = static_cast<int32_t>(best < logits.columns ? best : 0);
     }
-    if (scale == 0.0f) return;
+    if (scale == nullptr) return;
     __syncwarp();
+    const float factor = asked ? *scale : 0.0f;
     for (int64_t c = lane; c < logits.columns; c += kWarp) {
-      row[c] = scale * (expf(row[c] - log_sum) - (c == label[r] ? 1.0f : 0.0f));
+      row[c] = factor * (expf(row[c] - log_sum) - (c == label[r] ? 1.0f : 0.0f));
     }
   }
 };
+
+__device__ double block_sum(double value) {
+  __shared__ double sums[kThreads];
+  sums[threadIdx.x] = value;
+  __syncthreads();
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    __syncthreads();
+  }
+  const double sum = sums[0];
+  __syncthreads();
+  return sum;
+}
+
+// One block: a batch asks a few thousand tokens.
+__global__ void score_kernel(const float* loss, const int32_t* prediction, const int32_t* target,
+                             const int32_t* offset, int64_t items, BatchScores* scores) {
+  const int lane = threadIdx.x % kWarp;
+  double losses = 0.0, shares = 0.0, asking = 0.0;
+  for (int32_t j = threadIdx.x; j < offset[items]; j += kThreads) losses += loss[j];
+  for (int64_t item = threadIdx.x / kWarp; item < items; item += kThreads / kWarp) {
+    const int32_t begin = offset[item], end = offset[item + 1];
+    int right = 0;
+    for (int32_t j = begin + lane; j < end; j += kWarp) right += prediction[j] == target[j];
+    right = __reduce_add_sync(0xffffffffu, right);
+    if (lane != 0 || begin == end) continue;
+    shares += static_cast<double>(right) / (end - begin);
+    asking += 1.0;
+  }
+  losses = block_sum(losses);
+  shares = block_sum(shares);
+  asking = block_sum(asking);
+  if (threadIdx.x != 0) return;
+  scores->loss = offset[items] > 0 ? losses / offset[items] : 0.0;
+  scores->accuracy = asking > 0.0 ? shares / asking : 0.0;
+  scores->items = static_cast<int64_t>(asking);
+}
 
 struct Adamw {
   float decay, beta1, beta2, one_minus_beta1, one_minus_beta2, step_size, root_correction, eps;
@@ -187,9 +226,15 @@ void CudaBackend::gated_sum_backward(ConstMatrix y, ConstMatrix o, const float* 
   for_elements(stream_, y.rows, y.columns, GatedSumBackward{y, o, E, gate, d_out, dy, d_o, d_gate});
 }
 
-void CudaBackend::cross_entropy(const int32_t* label, float scale, Matrix logits, float* loss,
-                                int32_t* prediction) {
+void CudaBackend::cross_entropy(const int32_t* label, const float* scale, Matrix logits,
+                                float* loss, int32_t* prediction) {
   for_rows(stream_, logits.rows, CrossEntropy{label, scale, logits, loss, prediction});
+}
+
+void CudaBackend::score_batch(const float* loss, const int32_t* prediction, const int32_t* target,
+                              const int32_t* offset, int64_t items, BatchScores* scores) {
+  score_kernel<<<1, kThreads, 0, stream_>>>(loss, prediction, target, offset, items, scores);
+  check_launch("scoring a batch");
 }
 
 void CudaBackend::adamw(const AdamwArgs& args, int64_t count, const float* gradient, float* value,
