@@ -169,6 +169,19 @@ def flex(q, k, v, block_mask):
     return _compiled["flex"](q, k, v, block_mask=block_mask)
 
 
+def window_blocks(length, window, device, size=128):
+    """FlexAttention's block mask: a block of queries meets its own block of keys and the one before."""
+    assert window <= size and length % size == 0
+    blocks = length // size
+    index = torch.arange(blocks, device=device, dtype=torch.int32)
+    keys = torch.zeros(blocks, blocks, device=device, dtype=torch.int32)
+    keys[:, 0], keys[:, 1] = (index - 1).clamp_min(0), index
+    return peers.flex.BlockMask.from_kv_blocks(
+        (index + 1).clamp_max(2)[None, None], keys[None, None], BLOCK_SIZE=size, seq_lengths=(length, length),
+        mask_mod=lambda b, h, i, j: (j <= i) & (i - j < window),
+    )  # fmt: skip
+
+
 def window_row(name, length, heads, width, window, bars):
     backward = name == "backward"
     scale = width**-0.5
@@ -182,9 +195,7 @@ def window_row(name, length, heads, width, window, bars):
         contestants = {"hax": Contestant(ours, lambda: {n: ours[n] for n in names})}
         if peers.flex is None or device == "cpu":
             return contestants
-        block_mask = peers.flex.create_block_mask(
-            lambda b, h, i, j: (j <= i) & (i - j < window), None, None, length, length, device=device
-        )
+        block_mask = window_blocks(length, window, device)
         pq, pk, pv = (t.transpose(1, 2).contiguous().requires_grad_(backward) for t in (q, k, v))
         last = {}
         if backward:

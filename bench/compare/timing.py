@@ -22,24 +22,33 @@ def _event_ms(enqueue, repeats):
     return statistics.median(times)
 
 
-def call_ms(calls, budget_ms=60.0):
+def _rounds(once_ms):
+    return max(3, min(15, int(60.0 / (once_ms + 1e-3))))
+
+
+def _repeated(calls, once_ms):
+    """The calls again and again, for about 2 ms: what starts a measurement should not count."""
+    return calls * max(1, min(64, int(2.0 / (len(calls) * once_ms + 1e-3))))
+
+
+def call_ms(calls):
     """Median time of one call of `calls`, functions without arguments that are called in turn."""
     for call in calls:
         call()
     torch.cuda.synchronize()
     once = _event_ms(calls[0], 1)
-    rounds = max(3, min(15, int(budget_ms / (len(calls) * once + 1e-3))))
-    return _event_ms(lambda: [call() for call in calls], rounds) / len(calls)
+    calls = _repeated(calls, once)
+    return _event_ms(lambda: [call() for call in calls], _rounds(len(calls) * once)) / len(calls)
 
 
-def replay_ms(calls, budget_ms=60.0):
-    """The same by graph replay; None where the calls can't be captured."""
+def replay_ms(calls, once_ms):
+    """The same by graph replay; None where the calls can't be captured. once_ms: about the time of a call."""
     stream = torch.cuda.Stream()
     graph = torch.cuda.CUDAGraph()
+    calls = _repeated(calls, once_ms)
     try:
         with torch.cuda.stream(stream):
-            for call in calls:
-                call()
+            calls[0]()
         stream.synchronize()
         with torch.cuda.graph(graph, stream=stream):
             for call in calls:
@@ -51,9 +60,7 @@ def replay_ms(calls, budget_ms=60.0):
         graph.replay()
     torch.cuda.synchronize()
     once = _event_ms(graph.replay, 1)
-    result = _event_ms(graph.replay, max(5, min(25, int(budget_ms / once)))) / len(calls)
-    del graph
-    return result
+    return _event_ms(graph.replay, _rounds(once)) / len(calls)
 
 
 def sets_needed(bytes_of_one):

@@ -85,7 +85,6 @@ void Checker::check_device(const hax_tensor& tensor, const char* name) {
 }
 
 void Checker::check_type(Type type, const char* name, const TypeRule& types) const {
-  const std::string expected = describe(types);
   bool ok = false;
   if (types.slot) {
     TypeSlot& slot = *types.slot;
@@ -96,12 +95,17 @@ void Checker::check_type(Type type, const char* name, const TypeRule& types) con
     ok = type != Type::none && slot.value == type;
   }
   for (int i = 0; i < types.count; ++i) ok = ok || types.allowed[i] == type;
-  supported(ok, name, ": expected ", expected, ", got ", name_of(type));
+  if (!ok) {
+    fail_with(HAX_ERROR_UNSUPPORTED, name, ": expected ", describe(types), ", got ", name_of(type));
+  }
 }
 
 void Checker::check_shape(const hax_tensor& tensor, const char* name, Shape shape) const {
-  expect(tensor.ndim == static_cast<int32_t>(shape.size()), name, ": expected ", shape.size(),
-         " axes ", describe(shape), ", got ndim ", tensor.ndim);
+  // Texts are made where they are needed only: making them costs more than all checks.
+  if (tensor.ndim != static_cast<int32_t>(shape.size())) {
+    fail_with(HAX_ERROR_INVALID_ARGUMENT, name, ": expected ", shape.size(), " axes ",
+              describe(shape), ", got ndim ", tensor.ndim);
+  }
   expect(tensor.ndim == 0 || tensor.shape, name, ": shape: expected ", tensor.ndim,
          " lengths, got NULL");
   bool ok = true;
@@ -110,7 +114,10 @@ void Checker::check_shape(const hax_tensor& tensor, const char* name, Shape shap
     const int64_t length = tensor.shape[i++];
     ok = ok && length >= 0 && (axis->value < 0 || axis->value == length);
   }
-  expect(ok, name, ": expected shape ", describe(shape), ", got ", describe(tensor));
+  if (!ok) {
+    fail_with(HAX_ERROR_INVALID_ARGUMENT, name, ": expected shape ", describe(shape), ", got ",
+              describe(tensor));
+  }
   i = 0;
   for (Axis* axis : shape) axis->value = tensor.shape[i++];
 }
@@ -120,8 +127,10 @@ Tensor Checker::tensor(const hax_tensor* given, const char* name, const TypeRule
   expect(given, name, ": expected a tensor, got NULL");
   check_device(*given, name);
   const Type type = type_from(given->dtype);
-  supported(type != Type::none, name, ": expected ", describe(types), ", got ",
-            describe(given->dtype));
+  if (type == Type::none) {
+    fail_with(HAX_ERROR_UNSUPPORTED, name, ": expected ", describe(types), ", got ",
+              describe(given->dtype));
+  }
   check_type(type, name, types);
   check_shape(*given, name, shape);
 
@@ -134,8 +143,10 @@ Tensor Checker::tensor(const hax_tensor* given, const char* name, const TypeRule
     const int64_t length = given->shape[axis];
     view.shape[axis] = length;
     view.stride[axis] = given->strides ? given->strides[axis] : compact;
-    expect(length == 0 || compact <= kMaxElements / length, name, ": expected at most ",
-           kMaxElements, " elements, got shape ", describe(*given));
+    if (length > 0 && compact > kMaxElements / length) {
+      fail_with(HAX_ERROR_INVALID_ARGUMENT, name, ": expected at most ", kMaxElements,
+                " elements, got shape ", describe(*given));
+    }
     compact *= length > 0 ? length : 1;
   }
   if (needs_data_ && view.numel() > 0) {

@@ -8,11 +8,13 @@
 namespace hax::device {
 
 // 16 aligned bytes; zeros, with nothing read, where `valid` is false.
-__device__ inline void copy_async_16(void* to, const void* from, bool valid = true) {
+__device__ inline void copy_async_16(uint32_t to, const void* from, bool valid = true) {
   const uint32_t bytes = valid ? 16u : 0u;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-               "r"(bytes)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
                : "memory");
+}
+__device__ inline void copy_async_16(void* to, const void* from, bool valid = true) {
+  copy_async_16(shared_address(to), from, valid);
 }
 
 // 4, 8 or 16 aligned bytes.

@@ -58,6 +58,23 @@ __device__ Packed<T, V> load_packed(const T* from) {
   return packed;
 }
 
+// The same for memory that this thread writes later on.
+template <class T, int V>
+__device__ Packed<T, V> load_mutable(const T* from) {
+  Packed<T, V> packed;
+  const auto move = [&](auto word) {
+    word = *reinterpret_cast<const decltype(word)*>(from);
+    memcpy(&packed, &word, sizeof(word));
+  };
+  if constexpr (sizeof(packed) == 16) {
+    move(uint4{});
+  } else {
+    static_assert(sizeof(packed) == 8);
+    move(uint2{});
+  }
+  return packed;
+}
+
 template <class T, int V>
 __device__ void unpack(float (&to)[V], const Packed<T, V>& packed) {
 #pragma unroll
@@ -100,6 +117,29 @@ __device__ inline void store_any(const Tensor& tensor, int64_t offset, float val
     case Type::bf16: static_cast<bf16*>(tensor.data)[offset] = from_float<bf16>(value); break;
     case Type::fp16: static_cast<fp16*>(tensor.data)[offset] = from_float<fp16>(value); break;
     default: static_cast<float*>(tensor.data)[offset] = value; break;
+  }
+}
+
+// V neighbouring elements from `offset` on, where moves_in_vectors<V>() holds or V is 1.
+template <int V>
+__device__ void load_any(float (&to)[V], const Tensor& tensor, int64_t offset) {
+  // Not load_packed: the kernel may write this memory later.
+  const auto load = [&]<class T>(const T* data) {
+    unpack(to, *reinterpret_cast<const Packed<T, V>*>(data + offset));
+  };
+  switch (tensor.type) {
+    case Type::bf16: load(static_cast<const bf16*>(tensor.data)); break;
+    case Type::fp16: load(static_cast<const fp16*>(tensor.data)); break;
+    default: load(static_cast<const float*>(tensor.data)); break;
+  }
+}
+
+template <int V>
+__device__ void store_any(const Tensor& tensor, int64_t offset, const float (&values)[V]) {
+  switch (tensor.type) {
+    case Type::bf16: store_packed<bf16, V>(static_cast<bf16*>(tensor.data) + offset, values); break;
+    case Type::fp16: store_packed<fp16, V>(static_cast<fp16*>(tensor.data) + offset, values); break;
+    default: store_packed<float, V>(static_cast<float*>(tensor.data) + offset, values); break;
   }
 }
 

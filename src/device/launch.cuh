@@ -32,6 +32,14 @@ class Launcher {
   Launcher(const Launcher&) = delete;
   Launcher& operator=(const Launcher&) = delete;
 
+  // Bytes of shared memory that a block may have.
+  size_t shared_memory() const {
+    int bytes = 0;
+    check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device_),
+          function_, "cudaDeviceGetAttribute");
+    return static_cast<size_t>(bytes);
+  }
+
   // kernel<<<blocks, threads, shared_bytes, stream>>>(args...); nothing where there are no blocks.
   template <class... Parameters, class... Args>
   void operator()(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, size_t shared_bytes,
@@ -41,7 +49,8 @@ class Launcher {
       fail(HAX_ERROR_UNSUPPORTED, function_, ": the tensors are too large: they would need ",
            blocks, " thread blocks, more than the 2147483647 of one launch");
     }
-    constexpr size_t kSharedByDefault = 48 * 1024;
+    // 48 KiB go without asking, what the kernel declares by itself included.
+    constexpr size_t kSharedByDefault = 32 * 1024;
     if (shared_bytes > kSharedByDefault) {
       check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                  cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -50,13 +50,19 @@ __device__ inline float exp2m1(float x) {
   return x == x ? result : x;  // fminf and fmaxf drop NaN
 }
 
-// log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)), with its relative precision in both tails.
+// log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)); relative error 2^-21, in both tails.
 __device__ inline float softplus(float x) {
   const float e = exp2_approx(-fabsf(x) * kLog2E);
-  // log1p(e): by its series where 1 + e would lose e.
-  const float series = e * (1.0f + e * (-0.5f + e * (1.0f / 3.0f + e * -0.25f)));
-  const float log1p = e < 0.015625f ? series : __logf(1.0f + e);
-  return fmaxf(x, 0.0f) + log1p;
+  // log1p(e) / e on [0, 1], interpolated at Chebyshev nodes; relative error 3.2e-7.
+  float p = -8.37115292e-3f;
+  p = p * e + 4.34939004e-2f;
+  p = p * e - 1.06850028e-1f;
+  p = p * e + 1.76874772e-1f;
+  p = p * e - 2.44747743e-1f;
+  p = p * e + 3.32719296e-1f;
+  p = p * e - 4.99971747e-1f;
+  p = p * e + 9.99999762e-1f;
+  return p * e + fmaxf(x, 0.0f);
 }
 
 // The same to 2^-22.

@@ -55,20 +55,79 @@ __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+__device__ inline void* shared_pointer(uint32_t address) {
+  return __cvta_shared_to_generic(address);
+}
+
+__device__ inline void store_shared(uint32_t to, uint32_t word) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(word) : "memory");
+}
+
 // Four 8 x 8 blocks of 16-bit elements; lane i gives the address of row i % 8 of block i / 8 (16 bytes, aligned).
-__device__ inline void load_matrix_x4(uint32_t (&to)[4], const void* row) {
+__device__ inline void load_matrix_x4(uint32_t (&to)[4], uint32_t row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
+}
+__device__ inline void load_matrix_x4(uint32_t (&to)[4], const void* row) {
+  load_matrix_x4(to, shared_address(row));
 }
 
 // The same, each block transposed.
-__device__ inline void load_matrix_x4_transposed(uint32_t (&to)[4], const void* row) {
+__device__ inline void load_matrix_x4_transposed(uint32_t (&to)[4], uint32_t row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
+}
+__device__ inline void load_matrix_x4_transposed(uint32_t (&to)[4], const void* row) {
+  load_matrix_x4_transposed(to, shared_address(row));
+}
+
+// Four 8 x 8 blocks of 16-bit elements to shared memory, each transposed; the address of row i % 8 (of the transposed
+// block i / 8) comes from lane i.
+__device__ inline void store_matrix_x4_transposed(uint32_t row, const uint32_t (&from)[4]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(row),
+               "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
+               : "memory");
+#else
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int block = 0; block < 4; ++block) {
+    uint32_t transposed;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(from[block]));
+    const uint32_t to = __shfl_sync(0xffffffffu, row, 8 * block + lane / 4) + lane % 4 * 4;
+    store_shared(to, transposed);
+  }
+#endif
+}
+
+// Two numbers of T in a word, as fragments hold them.
+template <class T>
+__device__ uint32_t pack_pair(float first, float second) {
+  uint32_t word;
+  if constexpr (type_of<T> == Type::bf16) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  } else {
+    static_assert(type_of<T> == Type::fp16);
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  }
+  return word;
+}
+
+template <class T>
+__device__ float2 unpack_pair(uint32_t word) {
+  if constexpr (type_of<T> == Type::bf16) {
+    return {__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u)};
+  } else {
+    float2 pair;
+    asm("{.reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}"
+        : "=f"(pair.x), "=f"(pair.y)
+        : "r"(word));
+    return pair;
+  }
 }
 
 }  // namespace hax::device

@@ -34,4 +34,21 @@ struct FeatureLanes {
   }
 };
 
+// A group's sum becomes that of the groups before it; answers the sum of all. By all threads of the block; shared:
+// one S a thread.
+template <class S>
+__device__ S scan_groups(S& own, const FeatureLanes& lanes, S* shared) {
+  const int width = static_cast<int>(blockDim.x) / lanes.groups;
+  shared[threadIdx.x] = own;
+  __syncthreads();
+  S total{}, before{};
+  for (int group = 0; group < lanes.groups; ++group) {
+    if (group == lanes.group) before = total;
+    total += shared[group * width + lanes.feature];
+  }
+  own = before;
+  __syncthreads();
+  return total;
+}
+
 }  // namespace hax

@@ -22,40 +22,63 @@ inline bool features_move_in_vectors(const Tensor& x) {
                               : x.shape[x.ndim - 1] % 8 == 0 && device::moves_in_vectors<4>(x);
 }
 
-// Features first ... first + 7 of a row, zeros beyond its end.
+// Eight neighbouring features of a row as they lie in memory. In words, as the compiler would spend a register on
+// each 16-bit element.
 template <class T>
-__device__ void load_features(float (&to)[kLaneFeatures], const T* row, int64_t stride, int first,
-                              int count, bool vectors) {
-  if (vectors) {
-    constexpr int V = device::kVectorElements<T>;
-#pragma unroll
-    for (int v = 0; v < kLaneFeatures; v += V) {
-      device::Packed<T, V> packed = {};
-      if (first < count) packed = device::load_packed<T, V>(row + first + v);
-#pragma unroll
-      for (int i = 0; i < V; ++i) to[v + i] = device::to_float(packed.values[i]);
-    }
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kLaneFeatures; ++i) {
-    to[i] = first + i < count ? device::to_float(row[(first + i) * stride]) : 0.0f;
-  }
-}
+struct FeatureWords {
+  static constexpr int kCount = kLaneFeatures * static_cast<int>(sizeof(T)) / 4;
+  uint32_t word[kCount] = {};
 
-// Operands of step 0 or 1 from a lane's features of its two rows (of a 16 x 16 block), in pieces.
-template <int Pieces>
-__device__ void feature_fragment(uint32_t (&a)[Pieces][4], const float (&upper)[kLaneFeatures],
-                                 const float (&lower)[kLaneFeatures], int step) {
+  // Features first ... first + 7, zeros beyond the row's end.
+  __device__ void load(const T* row, int64_t stride, int first, int count, bool vectors) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) word[i] = 0;
+    if (vectors) {
+      if (first >= count) return;
+#pragma unroll
+      for (int i = 0; i < kCount; i += 4) {
+        const uint4 part = __ldg(reinterpret_cast<const uint4*>(row + first) + i / 4);
+        word[i] = part.x;
+        word[i + 1] = part.y;
+        word[i + 2] = part.z;
+        word[i + 3] = part.w;
+      }
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < kLaneFeatures; ++i) {
+      if (first + i >= count) break;
+      const T value = row[(first + i) * stride];
+      if constexpr (sizeof(T) == 2) {
+        word[i / 2] |= static_cast<uint32_t>(value.bits) << (i % 2 * 16);
+      } else {
+        word[i] = __float_as_uint(value);
+      }
+    }
+  }
+
+  __device__ float operator[](int i) const {
+    if constexpr (sizeof(T) == 2) {
+      return device::to_float(T{static_cast<uint16_t>(word[i / 2] >> (i % 2 * 16))});
+    } else {
+      return __uint_as_float(word[i]);
+    }
+  }
+};
+
+// Operands of step 0 or 1 from a lane's features of its two rows (of a 16 x 16 block), in pieces; f(half, i) is
+// feature i of row 0 or 1.
+template <int Pieces, class F>
+__device__ void feature_fragment(uint32_t (&a)[Pieces][4], int step, F&& f) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    uint32_t pieces[2][Pieces];
-    device::split_bf16(pieces[0], upper[4 * step + 2 * half], upper[4 * step + 2 * half + 1]);
-    device::split_bf16(pieces[1], lower[4 * step + 2 * half], lower[4 * step + 2 * half + 1]);
 #pragma unroll
-    for (int i = 0; i < Pieces; ++i) {
-      a[i][2 * half] = pieces[0][i];
-      a[i][2 * half + 1] = pieces[1][i];
+    for (int row = 0; row < 2; ++row) {
+      uint32_t pieces[Pieces];
+      const int i = 4 * step + 2 * half;
+      device::split_bf16(pieces, f(row, i), f(row, i + 1));
+#pragma unroll
+      for (int piece = 0; piece < Pieces; ++piece) a[piece][2 * half + row] = pieces[piece];
     }
   }
 }

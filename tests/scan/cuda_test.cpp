@@ -3,6 +3,7 @@
 #ifdef HAX_WITH_CUDA
 #include "scan/causal_conv1d_case.hpp"
 #include "scan/selective_scan_case.hpp"
+#include "scan/ssd_case.hpp"
 #include "support/cuda_call.hpp"
 
 namespace hax_test {
@@ -119,8 +120,81 @@ std::unique_ptr<Call> scan_step(uint64_t seed) {
   return call;
 }
 
-const MakeCall kCalls[] = {conv_forward, conv_backward, conv_step,
-                           scan_forward, scan_backward, scan_step};
+SsdCase ssd_of(uint64_t seed) {
+  return {.length = 300,
+          .heads = 6,
+          .width = 64,
+          .states = 64,
+          .options = {.type = kBf16},
+          .seed = seed};
+}
+
+template <class Args>
+void add_ssd_inputs(CallOf<Args>& call, const SsdCase& c) {
+  const SsdArgs a = c.values();
+  call.in(&Args::x, a.x, kBf16);
+  call.in(&Args::dt, a.dt, kFp32);
+  call.in(&Args::A, a.A, kFp32);
+  call.in(&Args::B, a.B, kBf16);
+  call.in(&Args::C, a.C, kBf16);
+  call.in(&Args::D, a.D, kFp32);
+  call.in(&Args::z, a.z, kBf16);
+  call.in(&Args::dt_bias, a.dt_bias, kFp32);
+}
+
+// `length` long enough for sequences to be cut, or not.
+std::unique_ptr<Call> ssd_forward_of(uint64_t seed, int64_t length) {
+  using Args = hax_ssd_forward_args;
+  auto call = std::make_unique<CallOf<Args>>(hax_ssd_forward_workspace, hax_ssd_forward);
+  SsdCase c = ssd_of(seed);
+  c.length = length;
+  if (length > 1000) c.heads = 2, c.width = c.states = 8;
+  add_ssd_inputs(*call, c);
+  call->in(&Args::initial_state, c.values().initial_state, kFp32);
+  call->out(&Args::y, c.tokens_shape(), kBf16);
+  call->out(&Args::final_state, c.state_shape(), kFp32);
+  return call;
+}
+std::unique_ptr<Call> ssd_forward(uint64_t seed) { return ssd_forward_of(seed, 300); }
+std::unique_ptr<Call> ssd_forward_long(uint64_t seed) { return ssd_forward_of(seed, 6000); }
+
+std::unique_ptr<Call> ssd_backward(uint64_t seed) {
+  using Args = hax_ssd_backward_args;
+  auto call = std::make_unique<CallOf<Args>>(hax_ssd_backward_workspace, hax_ssd_backward);
+  const SsdCase c = ssd_of(seed);
+  const SsdArgs a = c.values();
+  add_ssd_inputs(*call, c);
+  call->in(&Args::initial_state, a.initial_state, kFp32);
+  call->in(&Args::dy, c.dy(), kBf16);
+  call->out(&Args::dx, c.tokens_shape(), kBf16);
+  call->out(&Args::ddt, a.dt.shape, kFp32);
+  call->out(&Args::dA, a.A.shape, kFp32);
+  call->out(&Args::dB, a.B.shape, kBf16);
+  call->out(&Args::dC, a.B.shape, kBf16);
+  call->out(&Args::dD, a.D.shape, kFp32);
+  call->out(&Args::dz, c.tokens_shape(), kBf16);
+  call->out(&Args::ddt_bias, a.A.shape, kFp32);
+  call->out(&Args::dinitial_state, c.state_shape(), kFp32);
+  call->args().deterministic = 1;
+  return call;
+}
+
+std::unique_ptr<Call> ssd_step(uint64_t seed) {
+  using Args = hax_ssd_step_args;
+  auto call = std::make_unique<CallOf<Args>>(hax_ssd_step_workspace, hax_ssd_step);
+  SsdCase c = ssd_of(seed);
+  c.length = 2;
+  add_ssd_inputs(*call, c);
+  call->in(&Args::state, random_normal({6, c.heads, c.width, c.states}, seed), kFp32);
+  call->in(&Args::src_slots, Array({2}, {1, 2}), kInt32);
+  call->in(&Args::dst_slots, Array({2}, {4, 5}), kInt32);
+  call->out(&Args::y, c.tokens_shape(), kBf16);
+  return call;
+}
+
+const MakeCall kCalls[] = {conv_forward,  conv_backward, conv_step,   scan_forward,
+                           scan_backward, scan_step,     ssd_forward, ssd_forward_long,
+                           ssd_backward,  ssd_step};
 
 TEST_F(CudaCalls, CapturedIntoAGraphAndReplayed) {
   for (const MakeCall& make : kCalls) expect_graph_replays(make);

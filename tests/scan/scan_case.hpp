@@ -1,6 +1,7 @@
 // What the tests of the two scans share: options of a run, named results, checkpoints.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -30,13 +31,15 @@ inline double scan_tolerance(hax_data_type type) {
   return type.code == HAX_TYPE_BFLOAT ? 4e-3 : 5e-4;
 }
 
-// Every wanted array against the argument of its name, which must have kept its sentinels.
-inline void expect_results(const NamedArguments& got, const NamedArrays& want) {
+// Every wanted array against the argument of its name, which must have kept its sentinels. tolerance: at least that
+// of the argument's type.
+inline void expect_results(const NamedArguments& got, const NamedArrays& want,
+                           double least_tolerance = 0.0) {
   for (const auto& [name, array] : want) {
     const auto found = got.find(name);
     ASSERT_NE(found, got.end()) << name;
     EXPECT_TRUE(found->second.sentinels_intact()) << name;
-    const double tolerance = scan_tolerance(found->second.arg()->dtype);
+    const double tolerance = std::max(least_tolerance, scan_tolerance(found->second.arg()->dtype));
     EXPECT_TRUE(expect_close(name, found->second.array(), array, tolerance));
   }
 }

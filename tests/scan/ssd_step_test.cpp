@@ -84,6 +84,7 @@ TEST(SsdStep, StepByStepEqualsWhole) {
 }
 
 TEST(SsdStep, RejectsSlotsOutsideThePool) {
+  if (tests_use_cuda()) GTEST_SKIP() << "on CUDA the content of slots is the caller's duty";
   const TestContext context;
   const SsdArgs a = step_case().values();
   const Argument state = Argument::input(random_normal({4, 6, 5, 6}, 3));

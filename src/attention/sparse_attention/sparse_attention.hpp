@@ -2,6 +2,7 @@
 // (workspace, backend), cpu (kernels).
 #pragma once
 
+#include "attention/sparse_attention/sparse_attention_cuda_backward.hpp"
 #include "core/check.hpp"
 #include "core/context.hpp"
 #include "core/tensor.hpp"
@@ -17,7 +18,7 @@ struct Pattern {
   int64_t window, sink, dilation;
   Tensor key_order, begin, end, eviction;
 
-  HAX_INLINE bool has(uint32_t bit) const { return (bits & bit) != 0; }
+  HAX_EVERYWHERE bool has(uint32_t bit) const { return (bits & bit) != 0; }
 };
 
 // What forward and backward share.
@@ -30,7 +31,7 @@ struct Problem {
   float scale;
 
   // Query heads that share a key head.
-  HAX_INLINE int64_t group() const { return k_heads > 0 ? q_heads / k_heads : 0; }
+  HAX_EVERYWHERE int64_t group() const { return k_heads > 0 ? q_heads / k_heads : 0; }
 };
 
 struct ForwardParams : Problem {
@@ -40,6 +41,7 @@ struct ForwardParams : Problem {
 struct BackwardParams : Problem {
   Tensor o, lse, d_o, dlse;
   Tensor dq, dk, dv;
+  bool deterministic;
 };
 
 // Key heads of all rows of the batch, numbered b * Hk + head, are worked on in rounds of a few, so that
@@ -81,6 +83,7 @@ struct ForwardPlan {
   Rows k, v;
   Scratch scratch;
   int64_t tile_tokens;  // queries of one task
+  CudaForwardPlan cuda;
 };
 
 struct BackwardPlan {
@@ -91,6 +94,7 @@ struct BackwardPlan {
   Rows dk, dv;
   Scratch scratch;
   int64_t parts;  // of each sequence's queries; fixed by shapes alone
+  CudaBackwardPlan cuda;
 };
 
 struct Forward {
@@ -117,9 +121,18 @@ void check_indices(const char* function, const Problem&, const Scratch&);
 inline constexpr int kTileQueries = 32;
 inline constexpr int kTileKeys = 64;
 
+// Takes the pieces of the workspace that a call on a GPU needs.
+CudaPath choose_cuda_path(const Problem&);
+CudaIndices plan_cuda_indices(const Problem&, const CudaPath&, Workspace&);
+CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
+CudaForwardPlan plan_cuda_forward(const ForwardParams&, Workspace&);
+void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
+void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
+
 template <CpuLevel level>
 void cpu_forward(const ForwardParams&, const ForwardPlan&, int num_threads);
 template <CpuLevel level>
 void cpu_backward(const BackwardParams&, const BackwardPlan&, int num_threads);
+
 
 }  // namespace hax::sparse_attention

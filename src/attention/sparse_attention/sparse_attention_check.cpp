@@ -103,6 +103,7 @@ BackwardParams Backward::check(Checker& check, const Args& args) {
   p.dv =
       check.optional_output(args.dv, "dv", s.activation, {&s.batch, &s.length, &s.k_heads, &s.d_v});
   check.flag(args.deterministic, "deterministic");
+  p.deterministic = args.deterministic != 0;
   p.device = check.device();
   return p;
 }

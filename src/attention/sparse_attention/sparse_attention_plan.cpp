@@ -130,7 +130,11 @@ BackwardPlan plan_rows_of_backward(const BackwardParams& p, const Context& conte
 }  // namespace
 
 ForwardPlan Forward::plan(const ForwardParams& p, const Context& context, Workspace& workspace) {
-  require_cpu(p.device, name);
+  if (use_cuda(p.device, name)) {
+    ForwardPlan plan;
+    plan.cuda = plan_cuda_forward(p, workspace);
+    return plan;
+  }
   constexpr int64_t kMinTokens = 128;
   constexpr int64_t kMaxTiles = 64;  // a tile begins by looking through the evictions before it
   const int64_t lanes = lanes_of(context.cpu_level);
@@ -147,14 +151,22 @@ ForwardPlan Forward::plan(const ForwardParams& p, const Context& context, Worksp
   return plan;
 }
 
-void Forward::run(const ForwardParams& p, const ForwardPlan& plan, const Context& context, void*) {
+void Forward::run(const ForwardParams& p, const ForwardPlan& plan, const Context& context,
+                  void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_forward(p, plan.cuda, stream);
+  }
   check_indices(name, p, plan.scratch);
   with_cpu_level(context.cpu_level,
                  [&](auto level) { cpu_forward<level.value>(p, plan, context.num_threads); });
 }
 
 BackwardPlan Backward::plan(const BackwardParams& p, const Context& context, Workspace& workspace) {
-  require_cpu(p.device, name);
+  if (use_cuda(p.device, name)) {
+    BackwardPlan plan = {};
+    plan.cuda = plan_cuda_backward(p, workspace);
+    return plan;
+  }
   BackwardPlan plan = plan_rows_of_backward(p, context, true);
   const int64_t tasks_of_head = plan.parts * streams_of(p);
   if (plan.rounds.size <
@@ -170,7 +182,10 @@ BackwardPlan Backward::plan(const BackwardParams& p, const Context& context, Wor
 }
 
 void Backward::run(const BackwardParams& p, const BackwardPlan& plan, const Context& context,
-                   void*) {
+                   void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_backward(p, plan.cuda, stream);
+  }
   check_indices(name, p, plan.scratch);
   with_cpu_level(context.cpu_level,
                  [&](auto level) { cpu_backward<level.value>(p, plan, context.num_threads); });

@@ -1,5 +1,5 @@
 // key_score's rooms: check (arguments to Params), plan (workspace, backend), cpu_setup (packed weights,
-// running sums of queries), cpu and cpu_backward (the MLP).
+// running sums of queries), cpu and cpu_backward (the MLP); launch and kernels (CUDA).
 #pragma once
 
 #include "core/check.hpp"
@@ -13,6 +13,7 @@ namespace hax::key_score {
 
 inline constexpr int64_t kMaxFeatures = 256;
 inline constexpr int64_t kTileTokens = 384;
+inline constexpr int64_t kCudaTileTokens = 128;
 inline constexpr int64_t kStep = 48;              // tokens that run through the MLP together
 inline constexpr int64_t kMaxGradientParts = 32;  // partial sums of the weights' gradients
 
@@ -27,7 +28,8 @@ struct Inputs {
   Tensor q, k, W1, b1, W2, b2, W3, b3;
 
   HAX_INLINE SequenceTiles tiles() const { return {sequences, kTileTokens}; }
-  HAX_INLINE int64_t width() const { return 2 * features; }
+  HAX_EVERYWHERE SequenceTiles cuda_tiles() const { return {sequences, kCudaTileTokens}; }
+  HAX_EVERYWHERE int64_t width() const { return 2 * features; }
   // Distance of rows of width() floats: room for whole panels, and no power of two.
   HAX_INLINE int64_t row() const { return round_up(width(), 32) + 16; }
   // Features rounded up to whole vectors of doubles.
@@ -59,7 +61,20 @@ struct WeightPlan {
   float* vectors;      // b1, b2, W3 and b3, each row() long
 };
 
+// CUDA: as QueryPlan, but of tiles of their own, and without padding.
+struct CudaQueryPlan {
+  int64_t values;
+  double* sums;   // (slots, H, values, N)
+  double* scale;  // (sequences, H, N)
+};
+
+struct CudaForwardPlan {
+  CudaQueryPlan query;
+  uint32_t* weights;  // W1 and W2 as operands of tensor cores, see key_score_kernel_forward.cuh
+};
+
 struct ForwardPlan {
+  CudaForwardPlan cuda;
   QueryPlan query;
   WeightPlan weights;
   float* scratch;  // (threads, 2, kStep, row())
@@ -67,7 +82,15 @@ struct ForwardPlan {
 
 // Tiles fall into `parts` runs of neighbours. Each has sums of its own, which are added in order, so the
 // result doesn't depend on threads.
+struct CudaBackwardPlan {
+  CudaQueryPlan query;
+  float* weights;  // W1, W2 (inputs, outputs) and W2 (outputs, inputs), fp32
+  int64_t parts;
+  float* gradients;  // of each part: dW1, dW2, db1, db2, dW3, db3
+};
+
 struct BackwardPlan {
+  CudaBackwardPlan cuda;
   QueryPlan query;
   WeightPlan weights;
   int64_t parts;
@@ -104,5 +127,14 @@ template <CpuLevel level>
 void cpu_forward(const ForwardParams&, const ForwardPlan&, int num_threads);
 template <CpuLevel level>
 void cpu_backward(const BackwardParams&, const BackwardPlan&, int num_threads);
+
+// Words of CudaForwardPlan::weights.
+int64_t cuda_weight_words(const Inputs&);
+struct CudaBackwardSizes {
+  int64_t weights, parts, part_floats;
+};
+CudaBackwardSizes cuda_backward_sizes(const Inputs&);
+void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
+void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 
 }  // namespace hax::key_score

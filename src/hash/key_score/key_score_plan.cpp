@@ -29,19 +29,39 @@ WeightPlan plan_weights(const Inputs& p, Workspace& workspace, bool backward) {
   return plan;
 }
 
+CudaQueryPlan plan_cuda_query(const Inputs& p, Workspace& workspace) {
+  CudaQueryPlan plan;
+  plan.values = p.sequence_norm ? 3 : 1;
+  plan.sums = workspace.take<double>(p.cuda_tiles().slots() * p.heads * plan.values * p.features);
+  plan.scale =
+      workspace.take<double>(p.sequence_norm ? p.sequences.count() * p.heads * p.features : 0);
+  return plan;
+}
+
 }  // namespace
 
 ForwardPlan Forward::plan(const ForwardParams& p, const Context& context, Workspace& workspace) {
+  ForwardPlan plan = {};
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) {
+      plan.cuda.query = plan_cuda_query(p, workspace);
+      plan.cuda.weights = workspace.take<uint32_t>(cuda_weight_words(p));
+      return plan;
+    }
+  }
   require_cpu(p.device, name);
   const int64_t threads = std::min<int64_t>(context.num_threads, p.tiles().slots() * p.heads);
-  ForwardPlan plan;
   plan.query = plan_query(p, workspace);
   plan.weights = plan_weights(p, workspace, false);
   plan.scratch = workspace.take<float>(threads * 2 * kStep * p.row());
   return plan;
 }
 
-void Forward::run(const ForwardParams& p, const ForwardPlan& plan, const Context& context, void*) {
+void Forward::run(const ForwardParams& p, const ForwardPlan& plan, const Context& context,
+                  void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_forward(p, plan.cuda, stream);
+  }
   with_cpu_level(context.cpu_level, [&](auto level) {
     cpu_setup<level.value>(p, plan.query, plan.weights, context.num_threads);
     cpu_forward<level.value>(p, plan, context.num_threads);
@@ -49,8 +69,18 @@ void Forward::run(const ForwardParams& p, const ForwardPlan& plan, const Context
 }
 
 BackwardPlan Backward::plan(const BackwardParams& p, const Context& context, Workspace& workspace) {
+  BackwardPlan plan = {};
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) {
+      const CudaBackwardSizes sizes = cuda_backward_sizes(p);
+      plan.cuda.query = plan_cuda_query(p, workspace);
+      plan.cuda.weights = workspace.take<float>(sizes.weights);
+      plan.cuda.parts = sizes.parts;
+      plan.cuda.gradients = workspace.take<float>(sizes.parts * sizes.part_floats);
+      return plan;
+    }
+  }
   require_cpu(p.device, name);
-  BackwardPlan plan;
   plan.query = plan_query(p, workspace);
   plan.weights = plan_weights(p, workspace, true);
   plan.parts = std::min(kMaxGradientParts, p.tiles().slots() * p.heads);
@@ -62,7 +92,10 @@ BackwardPlan Backward::plan(const BackwardParams& p, const Context& context, Wor
 }
 
 void Backward::run(const BackwardParams& p, const BackwardPlan& plan, const Context& context,
-                   void*) {
+                   void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.device, name)) return cuda_backward(p, plan.cuda, stream);
+  }
   with_cpu_level(context.cpu_level, [&](auto level) {
     cpu_setup<level.value>(p, plan.query, plan.weights, context.num_threads);
     cpu_backward<level.value>(p, plan, context.num_threads);

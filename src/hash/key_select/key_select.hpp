@@ -13,7 +13,7 @@ namespace hax::key_select {
 
 // CUDA: a warp walks one chunk of one row (a head of a sequence). It starts from the best keys of the chunks
 // before, which are found first where rows have several chunks.
-inline constexpr int64_t kChunkTokens = 4096;
+inline constexpr int64_t kChunkTokens = 2048;
 
 // Most keys that the lanes of a warp hold together; larger budgets take a block per row.
 inline constexpr int64_t kMaxListed = 256;

@@ -27,8 +27,10 @@ __device__ inline int64_t count_below(const uint64_t* values, int64_t count, uin
 
 __global__ void __launch_bounds__(kLargeThreads)
     large_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
-  __shared__ uint64_t worst[kStepTokens];
+  constexpr int V = kStepTokens / kWarp;
+  __shared__ WalkMemory<V> memory;
   __shared__ bool changed;
+  const uint64_t* worst = memory.best;
   const int thread = threadIdx.x;
   const int64_t s = blockIdx.x / p.heads, head = blockIdx.x % p.heads;
   const Sequences::Range range = p.sequences.range(s);
@@ -41,10 +43,9 @@ __global__ void __launch_bounds__(kLargeThreads)
   __syncthreads();
   for (int64_t first = 0; first < range.length; first += kStepTokens) {
     if (thread < kWarp) {
-      BestKeys<kStepTokens / kWarp> keys(best, walked, thread);
-      const bool any = walk(keys, row, first, min(first + kStepTokens, range.length), thread);
-      keys.store(worst, walked, thread);
-      if (thread == 0) changed = any;
+      Walk<V> walk(row, memory, best, walked, thread);
+      walk.keys(first, min(first + kStepTokens, range.length));
+      if (thread == 0) changed = walk.changed;
     }
     __syncthreads();
     if (changed) {

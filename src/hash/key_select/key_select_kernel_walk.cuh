@@ -1,4 +1,6 @@
-// Walks the keys of a chunk in order, with the best keys so far in the registers of a warp.
+// Walks the keys of a chunk in order, with the best keys so far in shared memory. Keys better than the worst of
+// those are gathered until there is one for every lane of a warp; then all lanes find out together when each key
+// leaves.
 #pragma once
 
 #include "hash/key_select/key_select_kernel.cuh"
@@ -6,110 +8,168 @@
 namespace hax::key_select {
 
 inline constexpr int kWalkWarps = 4;
-inline constexpr int kWalkBatches = 16;  // of 32 keys, loaded together
+inline constexpr int kWalkBatches = 8;  // of 32 keys, loaded together
 
-// The best keys so far, ascending: lane l holds places V l ... V l + V - 1. Places from the budget on are held by
-// keys that nothing outranks; places not yet taken by keys of order 0.
+// The n-th lowest of a mask's bits, counted from 1, which it must have.
+__device__ inline int select_bit(uint32_t mask, int n) {
+  int place = 0;
+#pragma unroll
+  for (int width = 16; width > 0; width /= 2) {
+    const int below = __popc(mask & ((1u << width) - 1));
+    if (n > below) {
+      n -= below;
+      place += width;
+      mask >>= width;
+    }
+  }
+  return place;
+}
+
+// Of one warp, in shared memory.
 template <int V>
-struct BestKeys {
-  static constexpr uint32_t kTop = 0xffffffffu;
-  uint32_t order[V], position[V];
+struct WalkMemory {
+  uint64_t best[kWarp * V];  // ranks, ascending; zeros for places not yet taken
+  uint64_t pending[2 * kWarp];
+};
+
+template <int V>
+struct Walk {
+  const Row& row;
+  WalkMemory<V>& memory;
+  int kept;  // places in use
+  int lane;
+  uint32_t threshold;  // order of the worst key
+  int waiting;         // keys in memory.pending
+  bool changed;        // whether any key came in
 
   // from: the worst of `kept` ranks, ascending; null for none.
-  __device__ BestKeys(const uint64_t* from, int kept, int lane) {
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      const int place = lane * V + v;
-      const uint64_t rank = from && place < kept ? from[place] : 0;
-      order[v] = place < kept ? order_of(rank) : kTop;
-      position[v] = position_of(rank);
-    }
+  __device__ Walk(const Row& keys, WalkMemory<V>& shared, const uint64_t* from, int places, int l)
+      : row(keys), memory(shared), kept(places), lane(l), waiting(0), changed(false) {
+    for (int i = lane; i < kept; i += kWarp) memory.best[i] = from ? from[i] : 0;
+    __syncwarp();
+    threshold = order_of(memory.best[0]);
   }
 
-  // Lets the latest key in if it is better than the worst, which lane 0 then knows to have left; otherwise the
-  // key itself leaves.
-  __device__ void enter(uint32_t key_order, uint32_t key, const Row& row, int lane) {
-    const uint32_t up_order = __shfl_down_sync(0xffffffffu, order[0], 1);
-    const uint32_t up_position = __shfl_down_sync(0xffffffffu, position[0], 1);
-    if (lane == 0 && order[0] != 0) row.evict(order[0] < key_order ? position[0] : key, key);
-    bool below[V + 1];
-#pragma unroll
-    for (int v = 0; v < V; ++v) below[v] = order[v] < key_order;
-    below[V] = lane < kWarp - 1 && up_order < key_order;
+  // Lets in the first 32 keys that wait, later ones after earlier ones. A key leaves with the arrival of the
+  // last of as many better ones as there are keys up to it, so each lane collects which of the new keys outrank
+  // its own.
+  __device__ void absorb() {
+    changed = true;
+    const uint64_t own = lane < waiting ? memory.pending[lane] : 0;
+    const uint32_t order = order_of(own), position = position_of(own);
+    uint64_t held[V];
+    uint32_t above_held[V] = {}, above = 0;
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const uint32_t next_order = v + 1 < V ? order[(v + 1) % V] : up_order;
-      const uint32_t next_position = v + 1 < V ? position[(v + 1) % V] : up_position;
-      order[v] = below[v + 1] ? next_order : below[v] ? key_order : order[v];
-      position[v] = below[v + 1] ? next_position : below[v] ? key : position[v];
+      const int place = v * kWarp + lane;
+      held[v] = place < kept ? memory.best[place] : ~uint64_t{0};
     }
+#pragma unroll
+    for (int s = 0; s < kWarp; ++s) {
+      const uint32_t other = __shfl_sync(0xffffffffu, order, s);
+      if (other > order) above |= 1u << s;
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        if (other > order_of(held[v])) above_held[v] |= 1u << s;
+      }
+    }
+    above |=
+        __match_any_sync(0xffffffffu, order) & ((1u << lane) - 1);  // of equal ones the earlier
+    int below = 0;  // keys held that the own key outranks
+#pragma unroll
+    for (int step = kWarp * V; step > 0; step /= 2) {
+      if (below + step <= kept && order_of(memory.best[below + step - 1]) < order) below += step;
+    }
+    const int better = __popc(above);
+    // A key whose time has come before it came never enters: it leaves as it comes.
+    const bool leaves = better >= below;
+    const int last = leaves && below > 0 ? max(select_bit(above, below), lane) : lane;
+    const uint32_t when = __shfl_sync(0xffffffffu, position, last);
+    if (order != 0 && leaves) row.evict(position, when);
+    __syncwarp();
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      const int place = v * kWarp + lane, better_now = __popc(above_held[v]);
+      const bool gone = place < kept && better_now > place;
+      if (v == 0) {  // no other place can be reached by 32 keys
+        const int arrival = gone ? select_bit(above_held[v], place + 1) : lane;
+        const uint32_t then = __shfl_sync(0xffffffffu, position, arrival);
+        if (gone && held[v] != 0) row.evict(position_of(held[v]), then);
+      }
+      if (place < kept && !gone) memory.best[place - better_now] = held[v];
+    }
+    if (order != 0 && !leaves) memory.best[below - 1 - better] = own;
+    const uint64_t next = memory.pending[kWarp + lane];
+    __syncwarp();
+    memory.pending[lane] = next;
+    waiting = max(waiting - kWarp, 0);
+    threshold = order_of(memory.best[0]);
+    __syncwarp();
   }
 
-  __device__ uint32_t threshold() const { return __shfl_sync(0xffffffffu, order[0], 0); }
-
-  // ranks: `kept` of them, ascending.
-  __device__ void store(uint64_t* ranks, int kept, int lane) const {
+  // Keys [begin, end) of the row.
+  __device__ void keys(int64_t begin, int64_t end) {
+    float score[kWalkBatches];
+    load(score, begin, end);
+    for (int64_t first = begin; first < end; first += kWalkBatches * kWarp) {
+      float next[kWalkBatches];
+      load(next, first + kWalkBatches * kWarp, end);
 #pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (lane * V + v < kept) ranks[lane * V + v] = rank_of(order[v], position[v]);
+      for (int i = 0; i < kWalkBatches; ++i) {
+        const int64_t j = first + i * kWarp + lane;
+        const uint32_t order = order_of(score[i]);
+        const bool enters = j < end && order > threshold;
+        if (j < end && !enters) row.evict(j, j);
+        const uint32_t entering = __ballot_sync(0xffffffffu, enters);
+        if (entering == 0) continue;
+        if (enters) {
+          memory.pending[waiting + __popc(entering & ((1u << lane) - 1))] =
+              rank_of(order, static_cast<uint32_t>(j));
+        }
+        __syncwarp();
+        waiting += __popc(entering);
+        if (waiting >= kWarp) absorb();
+      }
+#pragma unroll
+      for (int i = 0; i < kWalkBatches; ++i) score[i] = next[i];
     }
+    if (waiting > 0) absorb();
   }
 
   // The keys left at a sequence's end stay to its end.
-  __device__ void keep(const Row& row) const {
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      if (order[v] != 0 && order[v] != kTop) row.evict(position[v], row.length);
+  __device__ void keep() const {
+    for (int i = lane; i < kept; i += kWarp) {
+      if (memory.best[i] != 0) row.evict(position_of(memory.best[i]), row.length);
     }
   }
-};
 
-// Keys [begin, end) of a row, by a whole warp. Answers whether any was let in.
-template <int V>
-__device__ bool walk(BestKeys<V>& best, const Row& row, int64_t begin, int64_t end, int lane) {
-  bool changed = false;
-  for (int64_t first = begin; first < end; first += kWalkBatches * kWarp) {
-    float score[kWalkBatches];
+ private:
+  __device__ void load(float (&score)[kWalkBatches], int64_t first, int64_t end) const {
 #pragma unroll
     for (int i = 0; i < kWalkBatches; ++i) {
       const int64_t j = first + i * kWarp + lane;
       score[i] = j < end ? row.score[j * row.score_stride] : 0.0f;
     }
-#pragma unroll
-    for (int i = 0; i < kWalkBatches; ++i) {
-      const int64_t batch = first + i * kWarp;
-      const int64_t j = batch + lane;
-      const uint32_t order = order_of(score[i]);
-      const bool enters = j < end && order > best.threshold();
-      if (j < end && !enters) row.evict(j, j);
-      uint32_t left = __ballot_sync(0xffffffffu, enters);
-      changed |= left != 0;
-      for (; left != 0; left &= left - 1) {
-        const int from = __ffs(static_cast<int>(left)) - 1;
-        best.enter(__shfl_sync(0xffffffffu, order, from), static_cast<uint32_t>(batch + from), row,
-                   lane);
-      }
-    }
   }
-  return changed;
-}
+};
 
 // A warp for every (slot of a chunk, head).
 template <int V>
 __global__ void __launch_bounds__(kWalkWarps* kWarp)
     walk_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   constexpr int kListed = kWarp * V;
-  const int lane = threadIdx.x % kWarp;
-  const int64_t index = int64_t{blockIdx.x} * kWalkWarps + threadIdx.x / kWarp;
+  __shared__ WalkMemory<V> memory[kWalkWarps];
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t index = int64_t{blockIdx.x} * kWalkWarps + warp;
   if (index >= p.chunks().slots() * p.heads) return;
   const SequenceTiles::Tile chunk = p.chunks().at(index / p.heads);
   if (chunk.begin >= chunk.end) return;
   const Row row(p, chunk.range, index % p.heads);
   const int kept = static_cast<int>(min(p.budget, int64_t{kListed}));
   const uint64_t* before = plan.best + (index + 1) * kListed - kept;
-  BestKeys<V> best(chunk.begin > 0 ? before : nullptr, kept, lane);
-  walk(best, row, chunk.begin, chunk.end, lane);
-  if (chunk.end == row.length) best.keep(row);
+  Walk<V> walk(row, memory[warp], chunk.begin > 0 ? before : nullptr, kept, lane);
+  walk.keys(chunk.begin, chunk.end);
+  if (chunk.end == row.length) walk.keep();
 }
 
 }  // namespace hax::key_select

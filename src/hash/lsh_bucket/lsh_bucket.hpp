@@ -48,7 +48,7 @@ struct Plan {
 // by tiles of tokens, digit by digit from the lowest: counts of digit values, places of these in the row, and
 // keys moved there.
 inline constexpr int64_t kCudaShortTokens = 4096;
-inline constexpr int64_t kCudaTileTokens = 4096;
+inline constexpr int64_t kCudaTileTokens = 2048;
 
 HAX_EVERYWHERE SequenceTiles Params::cuda_tiles() const { return {sequences, kCudaTileTokens}; }
 

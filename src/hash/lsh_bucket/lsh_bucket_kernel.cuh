@@ -8,10 +8,7 @@ namespace hax::lsh_bucket {
 
 using device::kWarp;
 
-inline constexpr int kThreads = 512;
-inline constexpr int kWarps = kThreads / kWarp;
-inline constexpr int kRounds = kCudaTileTokens / kThreads;  // keys of a thread
-static_assert(kCudaShortTokens == kCudaTileTokens && kThreads >= kDigitValues);
+inline constexpr int kRounds = 8;  // keys of a thread, at most
 
 // Codes of one head of a sequence. Bits that a code can't have are dropped, so that wrong codes stay harmless.
 template <class K>
@@ -45,16 +42,19 @@ struct Digit {
   }
 };
 
-using Histogram = uint32_t[kWarps][kDigitValues];
+template <int Threads>
+using Histogram = uint32_t[Threads / kWarp][kDigitValues];
 
 // Ranks a block's keys by digit, stably. Keys lie in order of warp, then round, then lane; `used` says which there
 // are. place(digit value, its keys in the block) answers where in the row those start, called by thread
 // `digit value`. Answers each key's place in the row.
-template <class Used, class DigitOf, class Place>
-__device__ void rank_by_digit(uint32_t (&places)[kRounds], Histogram& histogram, int rounds,
-                              Used&& used, DigitOf&& digit_of, Place&& place) {
+template <int Threads, class Used, class DigitOf, class Place>
+__device__ void rank_by_digit(uint32_t (&places)[kRounds], Histogram<Threads>& histogram,
+                              int rounds, Used&& used, DigitOf&& digit_of, Place&& place) {
+  static_assert(Threads >= kDigitValues);
+  constexpr int kWarps = Threads / kWarp;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  for (int i = threadIdx.x; i < kWarps * kDigitValues; i += kThreads) {
+  for (int i = threadIdx.x; i < kWarps * kDigitValues; i += Threads) {
     histogram[i / kDigitValues][i % kDigitValues] = 0;
   }
   __syncthreads();
@@ -110,9 +110,9 @@ __device__ inline uint32_t sum_before(uint32_t value, uint32_t* sums) {
 
 // First index of [low, high) where `beyond` holds, which holds for all later ones too; `high` if for none.
 template <class F>
-__device__ int64_t first_where(int64_t low, int64_t high, F&& beyond) {
+__device__ int first_where(int low, int high, F&& beyond) {
   while (low < high) {
-    const int64_t middle = (low + high) / 2;
+    const int middle = low + (high - low) / 2;
     if (beyond(middle)) {
       high = middle;
     } else {

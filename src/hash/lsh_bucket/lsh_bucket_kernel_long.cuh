@@ -5,15 +5,19 @@
 
 namespace hax::lsh_bucket {
 
+inline constexpr int kTileThreads = static_cast<int>(kCudaTileTokens) / kRounds;
+inline constexpr int kRangeThreads = 256;
+inline constexpr int kRangeParts = static_cast<int>(kCudaTileTokens) / kRangeThreads;
+
 // A block's tile of a long row.
 struct Tile : SequenceTiles::Tile {
   int64_t head;
   int64_t row;  // of keys: its first element in the plan's (B, Hk, L)
   bool used;    // false: nothing to do
 
-  __device__ Tile(const Params& p, int64_t heads)
-      : SequenceTiles::Tile(p.cuda_tiles().at(blockIdx.x / heads)),
-        head(blockIdx.x % heads),
+  __device__ Tile(const Params& p, int64_t heads, int64_t index = blockIdx.x)
+      : SequenceTiles::Tile(p.cuda_tiles().at(index / heads)),
+        head(index % heads),
         used(begin < end && range.length > kCudaShortTokens) {
     const int64_t key_head = head / (heads / p.key_heads);
     row = (range.row * p.key_heads + key_head) * p.sequences.length + range.begin;
@@ -35,7 +39,7 @@ __device__ K code_at(const Params& p, const CudaPlan& plan, const Tile& tile, in
 
 // A block for every (slot of a tile, key head).
 template <class K>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kTileThreads)
     count_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan,
                  int index) {
   __shared__ uint32_t counts[kDigitValues];
@@ -47,7 +51,7 @@ __global__ void __launch_bounds__(kThreads)
   const CodeRow<K> source(p, p.code_k, tile.range, tile.head);
 #pragma unroll
   for (int round = 0; round < kRounds; ++round) {
-    const int64_t i = tile.begin + round * kThreads + threadIdx.x;
+    const int64_t i = tile.begin + round * kTileThreads + threadIdx.x;
     if (i < tile.end) atomicAdd(&counts[digit(code_at(p, plan, tile, index, source, i))], 1u);
   }
   __syncthreads();
@@ -57,12 +61,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // A block for every (sequence, key head): turns counts of each tile's digit values into the places of the first
-// such keys.
-__global__ void __launch_bounds__(kThreads)
+// such keys. Those of the only digit are where codes start.
+__global__ void __launch_bounds__(kTileThreads)
     place_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan) {
-  __shared__ uint32_t sums[kWarps];
+  __shared__ uint32_t sums[kTileThreads / kWarp];
   const int64_t s = blockIdx.x / p.key_heads, head = blockIdx.x % p.key_heads;
-  const int64_t length = p.sequences.range(s).length;
+  const Sequences::Range range = p.sequences.range(s);
+  const int64_t length = range.length;
   if (length <= kCudaShortTokens) return;
   const int64_t tiles = ceil_div(length, kCudaTileTokens);
   const int64_t next = p.key_heads * kDigitValues;
@@ -77,6 +82,10 @@ __global__ void __launch_bounds__(kThreads)
   }
   uint32_t place = sum_before(total, sums);
   if (!used) return;
+  if (Digit::count(p.num_bits) == 1 && threadIdx.x < 1u << p.num_bits) {
+    const int64_t row = (range.row * p.key_heads + head) * p.sequences.length + range.begin;
+    plan.starts[row + threadIdx.x] = static_cast<int32_t>(place);
+  }
 #pragma unroll 8
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const uint32_t count = counts[tile * next];
@@ -87,15 +96,15 @@ __global__ void __launch_bounds__(kThreads)
 
 // A block for every (slot of a tile, key head): moves keys to their places.
 template <class K>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kTileThreads)
     move_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan,
                 int index) {
-  __shared__ Histogram histogram;
+  __shared__ Histogram<kTileThreads> histogram;
   const Tile tile(p, p.key_heads);
   if (!tile.used) return;
   const Digit digit(p.num_bits, index);
   const CodeRow<K> source(p, p.code_k, tile.range, tile.head);
-  const int rounds = (tile.count() + kThreads - 1) / kThreads;
+  const int rounds = (tile.count() + kTileThreads - 1) / kTileThreads;
   const int64_t first = tile.begin + threadIdx.x / kWarp * rounds * kWarp + threadIdx.x % kWarp;
   const auto used = [&](int round) { return first + round * kWarp < tile.end; };
   const int32_t* from = plan.positions[(index + 1) % 2] + tile.row;
@@ -110,7 +119,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   const uint32_t* counts = plan.counts + int64_t{blockIdx.x} * kDigitValues;
   uint32_t places[kRounds];
-  rank_by_digit(
+  rank_by_digit<kTileThreads>(
       places, histogram, rounds, used, [&](int round) { return digit(code[round]); },
       [&](uint32_t value, uint32_t) { return value < kDigitValues ? counts[value] : 0u; });
   const bool last = index + 1 == Digit::count(p.num_bits);
@@ -128,7 +137,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // A block for every (slot of a tile, key head): where in the sorted row codes with the same highest bits start.
 template <class K>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kTileThreads)
     starts_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan) {
   const Tile tile(p, p.key_heads);
   if (!tile.used) return;
@@ -142,7 +151,7 @@ __global__ void __launch_bounds__(kThreads)
   const auto fill = [&](int64_t low, int64_t high, int64_t value) {
     for (int64_t e = low + lane; e < high; e += kWarp) starts[e] = static_cast<int32_t>(value);
   };
-  for (int64_t i = tile.begin + threadIdx.x; i - lane < tile.end; i += kThreads) {
+  for (int64_t i = tile.begin + threadIdx.x; i - lane < tile.end; i += kTileThreads) {
     const bool present = i < tile.end;
     const int64_t own = present ? entry(i) : 0;
     const int64_t former = present && i > 0 ? entry(i - 1) : -1;
@@ -162,36 +171,33 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A block for every (slot of a tile, query head).
+// Blocks for every (slot of a tile, query head, part of the tile), a thread for every query.
 template <class K>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kRangeThreads)
     range_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan) {
-  const Tile tile(p, p.query_heads);
-  if (!tile.used) return;
+  const Tile tile(p, p.query_heads, blockIdx.x / kRangeParts);
+  const int64_t t = tile.begin + blockIdx.x % kRangeParts * kRangeThreads + threadIdx.x;
+  if (!tile.used || t >= tile.end) return;
   const Sequences::Range& range = tile.range;
-  const int bits = start_bits(p, range.length);
+  const int length = static_cast<int>(range.length), bits = start_bits(p, length);
   const bool exact = bits == p.num_bits;  // an entry's keys all have one code
   const K* codes = static_cast<const K*>(plan.codes[(Digit::count(p.num_bits) + 1) % 2]) + tile.row;
   const int32_t* starts = plan.starts + tile.row;
   const int64_t key_head = tile.head / (p.query_heads / p.key_heads);
   const int32_t* order = p.key_order.at<int32_t>(range.row, key_head, range.begin);
   const int64_t stride = p.key_order.stride[2];
-  const CodeRow<K> queries(p, p.code_q, range, tile.head);
-#pragma unroll 2
-  for (int64_t t = tile.begin + threadIdx.x; t < tile.end; t += kThreads) {
-    const K code = queries[t];
-    const int64_t entry = static_cast<int64_t>(code >> (p.num_bits - bits));
-    const int64_t low = starts[entry];
-    const int64_t high = entry + 1 < int64_t{1} << bits ? starts[entry + 1] : range.length;
-    const int64_t end = first_where(low, high, [&](int64_t i) {
-      if (!exact && codes[i] != code) return codes[i] > code;
-      return order[i * stride] > t;
-    });
-    int64_t begin = max(low, end - p.budget);
-    if (!exact) begin = first_where(begin, end, [&](int64_t i) { return codes[i] >= code; });
-    *p.begin.at<int32_t>(range.row, tile.head, range.begin + t) = static_cast<int32_t>(begin);
-    *p.end.at<int32_t>(range.row, tile.head, range.begin + t) = static_cast<int32_t>(end);
-  }
+  const K code = CodeRow<K>(p, p.code_q, range, tile.head)[t];
+  const int64_t entry = static_cast<int64_t>(code >> (p.num_bits - bits));
+  const int low = starts[entry];
+  const int high = entry + 1 < int64_t{1} << bits ? starts[entry + 1] : length;
+  const int end = first_where(low, high, [&](int i) {
+    if (!exact && codes[i] != code) return codes[i] > code;
+    return order[i * stride] > t;
+  });
+  int begin = static_cast<int>(max(int64_t{low}, end - p.budget));
+  if (!exact) begin = first_where(begin, end, [&](int i) { return codes[i] >= code; });
+  *p.begin.at<int32_t>(range.row, tile.head, range.begin + t) = begin;
+  *p.end.at<int32_t>(range.row, tile.head, range.begin + t) = end;
 }
 
 }  // namespace hax::lsh_bucket

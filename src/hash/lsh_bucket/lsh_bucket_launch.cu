@@ -1,4 +1,3 @@
-#include "core/dispatch.hpp"
 #include "device/launch.cuh"
 #include "hash/lsh_bucket/lsh_bucket_kernel_long.cuh"
 #include "hash/lsh_bucket/lsh_bucket_kernel_short.cuh"
@@ -6,19 +5,25 @@
 namespace hax::lsh_bucket {
 namespace {
 
+template <class Key>
+void run_short(const Params& p, const device::Launcher& launch) {
+  launch(short_kernel<Key>, p.sequences.count() * p.key_heads, kShortThreads,
+         sizeof(ShortMemory<Key>), p);
+}
+
 template <class K>
-void run(const Params& p, const CudaPlan& plan, const device::Launcher& launch) {
+void run_long(const Params& p, const CudaPlan& plan, const device::Launcher& launch) {
   const int64_t rows = p.sequences.count() * p.key_heads;
-  if (plan.short_rows) launch(short_kernel<K>, rows, kThreads, sizeof(ShortMemory<K>), p);
-  if (!plan.long_rows) return;
   const int64_t slots = p.cuda_tiles().slots();
   for (int digit = 0; digit < Digit::count(p.num_bits); ++digit) {
-    launch(count_kernel<K>, slots * p.key_heads, kThreads, 0, p, plan, digit);
-    launch(place_kernel, rows, kThreads, 0, p, plan);
-    launch(move_kernel<K>, slots * p.key_heads, kThreads, 0, p, plan, digit);
+    launch(count_kernel<K>, slots * p.key_heads, kTileThreads, 0, p, plan, digit);
+    launch(place_kernel, rows, kTileThreads, 0, p, plan);
+    launch(move_kernel<K>, slots * p.key_heads, kTileThreads, 0, p, plan, digit);
   }
-  launch(starts_kernel<K>, slots * p.key_heads, kThreads, 0, p, plan);
-  launch(range_kernel<K>, slots * p.query_heads, kThreads, 0, p, plan);
+  if (Digit::count(p.num_bits) > 1) {
+    launch(starts_kernel<K>, slots * p.key_heads, kTileThreads, 0, p, plan);
+  }
+  launch(range_kernel<K>, slots * p.query_heads * kRangeParts, kRangeThreads, 0, p, plan);
 }
 
 }  // namespace
@@ -26,10 +31,12 @@ void run(const Params& p, const CudaPlan& plan, const device::Launcher& launch) 
 void cuda_forward(const Params& p, const CudaPlan& plan, void* stream) {
   const device::Launcher launch(p.device, stream, Forward::name);
   if (p.sequences.batch * p.key_heads * p.sequences.length == 0) return;
-  if (p.num_bits <= 32) {
-    run<uint32_t>(p, plan, launch);
-  } else {
-    run<uint64_t>(p, plan, launch);
+  if (plan.short_rows) {
+    p.num_bits <= JointKey::kMaxBits ? run_short<JointKey>(p, launch)
+                                     : run_short<SplitKey>(p, launch);
+  }
+  if (plan.long_rows) {
+    p.num_bits <= 32 ? run_long<uint32_t>(p, plan, launch) : run_long<uint64_t>(p, plan, launch);
   }
 }
 

@@ -18,7 +18,7 @@ struct Sums {
     first += difference;
     second += difference * difference;
   }
-  __device__ void add(const Sums& other) {
+  __device__ void operator+=(const Sums& other) {
     first += other.first;
     second += other.second;
   }
@@ -49,22 +49,6 @@ struct FeatureColumn {
       : at(p.x.at<T>(range.row, range.begin, head, feature)), stride(p.x.stride[1]) {}
   __device__ double operator[](int64_t t) const { return device::to_float(at[t * stride]); }
 };
-
-// Every thread's sums become those of the groups before its own; answers those of all groups. shared: one a
-// thread.
-__device__ inline Sums scan_groups(Sums& own, const FeatureLanes& lanes, Sums* shared) {
-  const int width = static_cast<int>(blockDim.x) / lanes.groups;
-  shared[threadIdx.x] = own;
-  __syncthreads();
-  Sums total, before;
-  for (int group = 0; group < lanes.groups; ++group) {
-    if (group == lanes.group) before = total;
-    total.add(shared[group * width + lanes.feature]);
-  }
-  own = before;
-  __syncthreads();
-  return total;
-}
 
 // A block for every (slot of a tile, head).
 template <class T>
@@ -110,7 +94,7 @@ __global__ void __launch_bounds__(kScanThreads)
   if (used) {
 #pragma unroll 4
     for (int64_t i = mine.begin; i < mine.end; ++i) {
-      sums.add(load_sums(tiles + i * next, p.features));
+      sums += load_sums(tiles + i * next, p.features);
     }
   }
   const Sums total = scan_groups(sums, lanes, shared);
@@ -119,7 +103,7 @@ __global__ void __launch_bounds__(kScanThreads)
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const Sums own = load_sums(tiles + i * next, p.features);
       store_sums(tiles + i * next, p.features, sums);
-      sums.add(own);
+      sums += own;
     }
   } else if (lanes.group == 0) {
     const double inverse = 1.0 / static_cast<double>(range.length);

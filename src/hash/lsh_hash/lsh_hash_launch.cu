@@ -9,7 +9,7 @@ namespace {
 size_t project_bytes(const Params& p, int columns) {
   const int64_t R = feature_steps(p.features) * columns * kRPieces * kWarp;
   int64_t rest = 0;
-  if (p.statistics == HAX_LSH_STATISTICS_SEQUENCE) rest = 3 * p.features;
+  if (p.statistics == HAX_LSH_STATISTICS_SEQUENCE) rest = kHeadGroup * 3 * p.features;
   if (p.statistics == HAX_LSH_STATISTICS_CAUSAL) {
     rest = causal_tokens(p.features) * causal_row(p.features);
   }

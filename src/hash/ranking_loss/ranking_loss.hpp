@@ -1,5 +1,5 @@
 // ranking_loss's rooms: check (arguments to Params), plan (workspace, backend), picks (picked positions
-// in order), cpu (targets) and cpu_pairs (loss and gradient from scores and targets).
+// in order), cpu (targets) and cpu_pairs (loss and gradient from scores and targets), launch and kernels (CUDA).
 #pragma once
 
 #include "core/check.hpp"
@@ -13,6 +13,7 @@ namespace hax::ranking_loss {
 
 inline constexpr int64_t kMaxFeatures = 256;
 inline constexpr int64_t kTileTokens = 384;
+inline constexpr int64_t kCudaTileTokens = 128;
 inline constexpr int64_t kPairRows = 64;  // picks whose pairs with all others make one task
 
 // What forward and backward share. A row is one head of one sequence.
@@ -23,9 +24,9 @@ struct Inputs {
   Sequences sequences;
   Tensor score, pick;
 
-  HAX_INLINE int64_t rows() const { return sequences.count() * heads; }
+  HAX_EVERYWHERE int64_t rows() const { return sequences.count() * heads; }
   HAX_INLINE int64_t padded_picks() const { return round_up(picks, 32); }
-  HAX_INLINE int64_t pair_blocks() const { return ceil_div(picks, kPairRows); }
+  HAX_EVERYWHERE int64_t pair_blocks() const { return ceil_div(picks, kPairRows); }
 };
 
 struct ForwardParams : Inputs {
@@ -34,6 +35,7 @@ struct ForwardParams : Inputs {
   Tensor q, k, loss, target;
 
   HAX_INLINE SequenceTiles tiles() const { return {sequences, kTileTokens}; }
+  HAX_EVERYWHERE SequenceTiles cuda_tiles() const { return {sequences, kCudaTileTokens}; }
 };
 
 struct BackwardParams : Inputs {
@@ -48,7 +50,21 @@ struct PickPlan {
   float* target;   // likewise
 };
 
+// CUDA: entries stay in the caller's order, used or not.
+struct CudaForwardPlan {
+  double* shares;  // (slots of tiles, H, M): a tile's part of the targets
+  float* target;   // (rows, M)
+  double* losses;  // (rows, pair blocks): of the pairs of a block's entries with all
+  int64_t* count;  // (rows): used entries
+};
+
+struct CudaBackwardPlan {
+  int64_t* count;      // (rows): used entries
+  int64_t* rows_used;  // rows that have any
+};
+
 struct ForwardPlan {
+  CudaForwardPlan cuda;
   PickPlan picks;
   float* queries;  // (threads, kTileTokens, query_row())
   double* shares;  // (slots of tiles, H, padded_picks): a tile's part of the targets
@@ -56,6 +72,7 @@ struct ForwardPlan {
 };
 
 struct BackwardPlan {
+  CudaBackwardPlan cuda;
   PickPlan picks;
   float* gradient;  // (rows, padded_picks)
 };
@@ -91,5 +108,8 @@ void cpu_loss(const ForwardParams&, const ForwardPlan&, int num_threads);
 // Reads p.target and writes p.dscore.
 template <CpuLevel level>
 void cpu_backward(const BackwardParams&, const BackwardPlan&, int num_threads);
+
+void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
+void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 
 }  // namespace hax::ranking_loss

@@ -16,9 +16,6 @@ using device::load_any;
 using device::Packed;
 using device::store_any;
 
-// Tokens whose loads are in flight together.
-inline constexpr int kUnroll = 8;
-
 template <class T_, int V_, int W_>
 struct Shape {
   using T = T_;

@@ -15,7 +15,8 @@ namespace {
 template <class T, int Bytes, class F>
 void dispatch_shape(int width, std::initializer_list<Tensor> moved, F&& f) {
   dispatch_value<2, 3, 4, kMaxWidth>(width, [&](auto w) {
-    constexpr int V = Bytes / static_cast<int>(sizeof(T)) / (w.value == kMaxWidth ? 2 : 1);
+    constexpr int V =
+        std::max(1, Bytes / static_cast<int>(sizeof(T)) / (w.value == kMaxWidth ? 2 : 1));
     const bool vectors = std::all_of(moved.begin(), moved.end(), device::moves_in_vectors<V>);
     vectors ? f(Shape<T, V, w.value>{}) : f(Shape<T, 1, kMaxWidth>{});
   });
@@ -65,7 +66,11 @@ void cuda_step(const StepParams& p, void* stream) {
   const device::Launcher launch(p.device, stream, Step::name);
   dispatch_float(p.x.type, [&](auto type) {
     using T = typename decltype(type)::type;
-    launch(step_kernel<T>, ceil_div(p.batch * p.channels, kStateThreads), kStateThreads, 0, p);
+    dispatch_shape<T, kStepBytes>(p.width, {p.x, p.y, p.state}, [&](auto shape) {
+      using S = decltype(shape);
+      const int64_t threads = p.batch * (p.channels / S::V);
+      launch(step_kernel<S>, ceil_div(threads, kStateThreads), kStateThreads, 0, p);
+    });
   });
 }
 

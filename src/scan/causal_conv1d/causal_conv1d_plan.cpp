@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "core/backend.hpp"
 #include "core/cpu_dispatch.hpp"
 #include "scan/causal_conv1d/causal_conv1d.hpp"
@@ -6,16 +8,15 @@
 namespace hax::causal_conv1d {
 namespace {
 
-// CUDA: long walks read few tokens twice; short ones give small tensors enough threads. From `longest`
-// halved down to `shortest` while there are fewer than `enough` walks.
-int64_t choose_tile(const Sequences& sequences, int64_t walks_per_tile, int64_t longest,
-                    int64_t shortest, int64_t enough) {
-  int64_t tile = longest;
-  while (tile > shortest &&
-         sequences.batch * ceil_div(sequences.length, tile) * walks_per_tile < enough) {
-    tile /= 2;
-  }
-  return tile;
+// CUDA: tokens of a tile. Long tiles read few tokens twice, short ones give small tensors enough threads: rows are cut
+// into tiles of `longest` tokens, or as evenly as `multiple` allows into as many as make `enough` blocks or threads,
+// each of at least `shortest` tokens. `per_tile` is what a tile of every row makes.
+int64_t choose_tile(int64_t length, int64_t per_tile, int64_t enough, int64_t longest,
+                    int64_t shortest, int64_t multiple) {
+  if (ceil_div(length, longest) * per_tile >= enough || length == 0) return longest;
+  const int64_t tiles = std::max<int64_t>(1, enough / std::max<int64_t>(1, per_tile));
+  const int64_t even = ceil_div(ceil_div(length, tiles), multiple) * multiple;
+  return std::clamp(even, shortest, longest);
 }
 
 }  // namespace
@@ -23,8 +24,9 @@ int64_t choose_tile(const Sequences& sequences, int64_t walks_per_tile, int64_t 
 ForwardPlan Forward::plan(const ForwardParams& p, const Context&, Workspace&) {
   ForwardPlan plan;
   if (!use_cuda(p.device, name)) return plan;
-  constexpr int64_t kEnoughThreads = 132 * 1024;
-  plan.tile_tokens = choose_tile(p.sequences, ceil_div(p.channels, 8), 64, 16, kEnoughThreads);
+  constexpr int64_t kEnoughThreads = 132 * 512;
+  plan.tile_tokens = choose_tile(p.sequences.length, p.sequences.batch * ceil_div(p.channels, 4),
+                                 kEnoughThreads, 32, 16, 4);
   plan.tiles_per_row = ceil_div(p.sequences.length, plan.tile_tokens);
   return plan;
 }
@@ -43,9 +45,10 @@ BackwardPlan Backward::plan(const BackwardParams& p, const Context&, Workspace& 
   plan.tile_tokens = kTileTokens;
   bool partial = true;
   if (use_cuda(p.device, name)) {
-    constexpr int64_t kEnoughBlocks = 132 * 4;
+    constexpr int64_t kEnoughBlocks = 132 * 2;  // of 128 channels
     plan.tile_tokens =
-        choose_tile(p.sequences, ceil_div(p.channels, 128), 512, 8 * kBackwardRuns, kEnoughBlocks);
+        choose_tile(p.sequences.length, p.sequences.batch * ceil_div(p.channels, 128),
+                    kEnoughBlocks, 512, 8 * kBackwardRuns, 4 * kBackwardRuns);
     partial = p.sums();
   }
   plan.tiles_per_row = ceil_div(p.sequences.length, plan.tile_tokens);

@@ -128,6 +128,9 @@ template <CpuLevel level>
 void cpu_step(const StepParams&, const ScanForwardPlan&, int num_threads);
 
 void cuda_forward(const ForwardParams&, void* stream);
+// Writes the states of p.checkpoints alone; p.y and p.z are not used. `given`: states to go on from
+// wherever one falls, as an earlier forward wrote them.
+void cuda_states(const ForwardParams& p, const Checkpoints& given, void* stream);
 void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 void cuda_step(const StepParams&, void* stream);
 

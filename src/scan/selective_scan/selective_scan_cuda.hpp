@@ -25,6 +25,23 @@ inline CudaSplit choose_cuda_split(int64_t states, int64_t scans) {
   return kCudaSplits[5];
 }
 
+// Forward. Tokens of a chunk; scans from which on a lane takes two channels.
+inline constexpr int cuda_forward_tokens(int lanes) { return lanes < 32 ? 8 : 4; }
+inline constexpr int64_t kForwardPairScans = 28 * 1024;
+
+inline CudaSplit choose_forward_split(int64_t states) {
+  return choose_cuda_split(states, int64_t{1} << 62);
+}
+
+// Warps that share channels and take turns at chunks. `warps`: those that all channels need.
+inline int choose_forward_ring(int64_t warps) {
+  constexpr int64_t kEnoughWarps = 1536;
+  constexpr int kLargest = 8;
+  int ring = 1;
+  while (ring < kLargest && warps * ring < kEnoughWarps) ring *= 2;
+  return ring;
+}
+
 // Backward: threads of a block, the channels it owns at a time, tokens between the states it starts from.
 inline constexpr int kCudaBackwardThreads = 256;
 inline constexpr int cuda_backward_width(CudaSplit split) {

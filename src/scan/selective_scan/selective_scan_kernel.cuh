@@ -59,10 +59,10 @@ struct BlockChannels {
   int64_t group, first;
   int count;
 
-  __device__ BlockChannels(const Inputs& in, int64_t index, int width) {
-    const int64_t members = in.channels / in.groups;
-    const int64_t per_group = (members + width - 1) / width;
-    const int64_t begin = index % per_group * width;
+  __device__ BlockChannels(const Inputs& in, unsigned index, int width) {
+    const int64_t members = in.groups == 1 ? in.channels : in.channels / in.groups;
+    const auto per_group = static_cast<unsigned>((members + width - 1) / width);
+    const int64_t begin = int64_t{index % per_group} * width;
     group = index / per_group;
     first = group * members + begin;
     count = static_cast<int>(min(int64_t{width}, members - begin));
@@ -256,11 +256,22 @@ struct Lane {
   float rate[S::kChannels][S::kStates];  // A log2(e); 0 beyond N
   float h[S::kChannels][S::kStates];
 
-  __device__ Lane(const Inputs& in, const BlockChannels& block)
-      : part(threadIdx.x % S::kLanes), channel(threadIdx.x / S::kLanes * S::kChannels) {
-    for_each(block, [&](int m, int k, int64_t c, int64_t n) {
-      rate[m][k] = n < in.states && c >= 0 ? *in.A.at<float>(c, n) * device::kLog2E : 0.0f;
-    });
+  // thread: counted over the lanes of all the block's channels.
+  __device__ explicit Lane(unsigned thread = threadIdx.x)
+      : part(static_cast<int>(thread % S::kLanes)),
+        channel(static_cast<int>(thread / S::kLanes * S::kChannels)) {}
+  __device__ Lane(const Inputs& in, const BlockChannels& block, unsigned thread = threadIdx.x)
+      : Lane(thread) {
+    load_rates(in, block);
+  }
+
+  __device__ void load_rates(const Inputs& in, const BlockChannels& block) {
+    load(rate, in.A, 0, block, in.states);
+#pragma unroll
+    for (int m = 0; m < S::kChannels; ++m) {
+#pragma unroll
+      for (int k = 0; k < S::kStates; ++k) rate[m][k] *= device::kLog2E;
+    }
   }
 
   // f(m, k, channel of the tensor or -1 beyond the block, n)
@@ -346,7 +357,7 @@ struct Lane {
   }
 };
 
-// Neighbours in shared memory.
+// Neighbours in memory, in vectors.
 template <int Count>
 __device__ void load_row(float (&to)[Count], const float* from) {
   if constexpr (Count % 4 == 0) {
@@ -356,6 +367,22 @@ __device__ void load_row(float (&to)[Count], const float* from) {
     }
   } else if constexpr (Count == 2) {
     *reinterpret_cast<float2*>(&to[0]) = *reinterpret_cast<const float2*>(from);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Count; ++i) to[i] = from[i];
+  }
+}
+
+template <int Count>
+__device__ void store_row(float* to, const float (&from)[Count]) {
+  if constexpr (Count % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < Count; i += 4) {
+      *reinterpret_cast<float4*>(to + i) =
+          make_float4(from[i], from[i + 1], from[i + 2], from[i + 3]);
+    }
+  } else if constexpr (Count == 2) {
+    *reinterpret_cast<float2*>(to) = make_float2(from[0], from[1]);
   } else {
 #pragma unroll
     for (int i = 0; i < Count; ++i) to[i] = from[i];

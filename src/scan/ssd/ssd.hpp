@@ -1,4 +1,4 @@
-// ssd's rooms: check (arguments to Params), plan (workspace, backend), cpu (kernels).
+// ssd's rooms: check (arguments to Params), plan (workspace, backend), cpu (kernels), launch and kernel (CUDA).
 #pragma once
 
 #include "core/check.hpp"
@@ -10,6 +10,8 @@
 #include "scan/scan_blocks.hpp"
 #include "scan/scan_checkpoints.hpp"
 #include "scan/slots.hpp"
+#include "scan/ssd/ssd_cuda.hpp"
+#include "scan/ssd/ssd_cuda_backward.hpp"
 
 namespace hax::ssd {
 
@@ -43,20 +45,30 @@ struct StepParams : Inputs {
   Slots slots;
 };
 
+struct ForwardPlan {
+  ScanForwardPlan cpu;
+  CudaForwardPlan cuda;
+};
+
+struct BackwardPlan {
+  ScanBackwardPlan cpu;
+  CudaBackwardPlan cuda;
+};
+
 struct Forward {
   using Args = hax_ssd_forward_args;
   static constexpr const char* name = "hax_ssd_forward";
   static ForwardParams check(Checker&, const Args&);
-  static ScanForwardPlan plan(const ForwardParams&, const Context&, Workspace&);
-  static void run(const ForwardParams&, const ScanForwardPlan&, const Context&, void* stream);
+  static ForwardPlan plan(const ForwardParams&, const Context&, Workspace&);
+  static void run(const ForwardParams&, const ForwardPlan&, const Context&, void* stream);
 };
 
 struct Backward {
   using Args = hax_ssd_backward_args;
   static constexpr const char* name = "hax_ssd_backward";
   static BackwardParams check(Checker&, const Args&);
-  static ScanBackwardPlan plan(const BackwardParams&, const Context&, Workspace&);
-  static void run(const BackwardParams&, const ScanBackwardPlan&, const Context&, void* stream);
+  static BackwardPlan plan(const BackwardParams&, const Context&, Workspace&);
+  static void run(const BackwardParams&, const BackwardPlan&, const Context&, void* stream);
 };
 
 struct Step {
@@ -144,5 +156,11 @@ template <CpuLevel level>
 void cpu_backward(const BackwardParams&, const ScanBackwardPlan&, int num_threads);
 template <CpuLevel level>
 void cpu_step(const StepParams&, const ScanForwardPlan&, int num_threads);
+
+CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
+int64_t cuda_shared_limit(hax_device);  // bytes that a block may have
+void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
+void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
+void cuda_step(const StepParams&, void* stream);
 
 }  // namespace hax::ssd

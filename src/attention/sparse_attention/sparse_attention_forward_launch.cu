@@ -1,0 +1,23 @@
+#include "attention/sparse_attention/sparse_attention_forward_launch.cuh"
+#include "attention/sparse_attention/sparse_attention_index_launch.cuh"
+
+namespace hax::sparse_attention {
+
+void cuda_forward(const ForwardParams& p, const CudaForwardPlan& planned, void* stream) {
+  const device::Launcher launch(p.device, stream, Forward::name);
+  const CudaPath& path = planned.path;
+  prepare_cuda_forward(p, planned, launch);
+  dispatch_float(p.q.type, [&](auto type) {
+    using T = typename decltype(type)::type;
+    constexpr int V = device::kVectorElements<T>;
+    CudaForwardPlan plan = planned;
+    plan.vectors_q = device::moves_in_vectors<V>(p.q);
+    plan.vectors_k = device::moves_in_vectors<V>(p.k);
+    plan.vectors_v = device::moves_in_vectors<V>(p.v);
+    plan.vectors_o = device::moves_in_vectors<V>(p.o);
+    if (path.lsh) launch_forward<T>(p, plan, true, launch);
+    if (path.others && (!path.lsh || path.sparse)) launch_forward<T>(p, plan, false, launch);
+  });
+}
+
+}  // namespace hax::sparse_attention

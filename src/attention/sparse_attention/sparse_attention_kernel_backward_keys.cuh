@@ -1,0 +1,289 @@
+// dk and dv: a block keeps keys and streams the queries that attend them.
+#pragma once
+
+#include "attention/sparse_attention/sparse_attention_kernel_backward_bins.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_rows.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_walk.cuh"
+
+namespace hax::sparse_attention {
+
+inline constexpr int kFinishThreads = 256;
+
+template <class S>
+struct KeysShared : BackwardShared<S> {
+  WalkShared<S::kThreads> walk;
+  int32_t first_row[S::kStay];  // of a key's rows; kNoRows: none
+  int32_t row_count[S::kStay];
+};
+
+// Rows of a key that has some.
+__device__ inline int32_t rows_of(const PatternView& view, const CudaBackwardPlan& plan,
+                                  int32_t j) {
+  return static_cast<int32_t>((view.reach(j) - 1) / plan.stretch - j / plan.stretch) + 1;
+}
+
+// One key head of one sequence and a block's share of it.
+template <class S>
+struct KeysTask {
+  const BackwardParams& p;
+  const BackwardLaunch& launch;
+  const TileRange& tile;
+  int64_t head;
+  const PatternView& view;
+  KeysShared<S>& shared;
+
+  __device__ int64_t key_row() const { return tile.range.row * p.k_heads + head; }
+  template <class E>
+  __device__ E* of_keys(E* per_key) const {  // (B Hk, L)
+    return per_key + key_row() * p.sequences.length + tile.range.begin;
+  }
+  __device__ float* rows() const {
+    return launch.plan.rows + key_row() * launch.plan.row_count * launch.plan.row_width;
+  }
+};
+
+// Marks of key n of the group; `keys`: the list it comes from, if it does.
+template <class S>
+__device__ void set_group_key(const KeysTask<S>& t, const int32_t* keys, int n, int count) {
+  auto& shared = t.shared;
+  const CudaBackwardPlan& plan = t.launch.plan;
+  shared.first_row[n] = kNoRows;
+  if (n >= count) return store_mark(shared.keys[0], n, Key{});
+  const auto x = static_cast<int32_t>(t.tile.first) + n;
+  if (t.launch.pass == BackwardPass::order) {
+    const int32_t j = t.view.ordered(x);
+    store_mark(shared.keys[0], n, Key{j, 0, x});
+    if (plan.first_row) {
+      const int32_t row = t.of_keys(plan.first_row)[j];
+      shared.first_row[n] = row;
+      if (row >= 0) shared.row_count[n] = rows_of(t.view, plan, j);
+    }
+    return;
+  }
+  const int32_t j = keys ? keys[n] : x;
+  store_mark(shared.keys[0], n, read_key(t.view, j));
+  atomicMin(&shared.least, j);
+  atomicMax(&shared.greatest, t.launch.rule == PairRule::either ? t.view.length : t.view.reach(j));
+  if (t.launch.pass == BackwardPass::stretch) {
+    shared.first_row[n] = t.of_keys(plan.first_row)[j] +
+                          static_cast<int32_t>(t.tile.first / plan.stretch - j / plan.stretch);
+  }
+}
+
+// The queries that the group's keys may meet: positions, or places in their order.
+struct QueryInterval {
+  int32_t begin, end;
+};
+template <class S>
+__device__ QueryInterval queries_of_group(const KeysTask<S>& t, int64_t q_head) {
+  if (t.launch.pass == BackwardPass::order) {
+    const CudaIndices& indices = t.launch.plan.indices;
+    const int64_t query_row = t.tile.range.row * t.p.q_heads + q_head;
+    const Bins bins(t.p, indices, query_row, t.tile.s, t.tile.range);
+    const int64_t last_end =
+        min(t.tile.last - 1 + indices.longest_range[query_row], t.tile.range.length);
+    return {bins.begin((t.tile.first + 1) / kBinEnds), bins.begin(last_end / kBinEnds + 1)};
+  }
+  QueryInterval interval{t.shared.least, t.shared.greatest};
+  if (t.launch.pass == BackwardPass::stretch) {
+    interval.begin = max(interval.begin, static_cast<int32_t>(t.tile.first));
+    interval.end = min(interval.end, static_cast<int32_t>(t.tile.last));
+  }
+  return interval;
+}
+
+template <class S>
+__device__ void write_group(const KeysTask<S>& t, BackwardTile<S, true>& sums) {
+  const BackwardParams& p = t.p;
+  const CudaBackwardPlan& plan = t.launch.plan;
+  const auto& shared = t.shared;
+  const int64_t width = plan.row_width, v_column = plan.v_column;
+  if (t.launch.pass == BackwardPass::stretch) {
+    const auto store = [&](int64_t first_column, int64_t columns, float scale) {
+      return [&, first_column, columns, scale](int row, int column, float x, float y) {
+        if (shared.keys[0].position[row] < 0 || column >= columns) return;
+        float* const at = t.rows() + shared.first_row[row] * width + first_column + column;
+        *reinterpret_cast<float2*>(at) = {x * scale, y * scale};
+      };
+    };
+    if (p.dk) sums.each_pair1(store(0, p.d_qk, p.scale));
+    if (p.dv) sums.each_pair2(store(v_column, p.d_v, 1.0f));
+    return;
+  }
+  const auto write = [&](const RowsView<typename S::T>& out, int64_t first_column, float scale) {
+    return [&, out, first_column, scale](int row, int column, float x, float y) {
+      x *= scale;
+      y *= scale;
+      const int32_t first_row = shared.first_row[row];
+      if (first_row >= 0 && column < out.width) {
+        const float* at = t.rows() + first_row * width + first_column + column;
+        for (int r = 0; r < shared.row_count[row]; ++r, at += width) {
+          const float2 share = *reinterpret_cast<const float2*>(at);
+          x += share.x;
+          y += share.y;
+        }
+      }
+      store_pair(out, t.launch.add, shared.keys[0].position[row], column, x, y);
+    };
+  };
+  if (p.dk) {
+    sums.each_pair1(write({p.dk, t.tile.range, t.head, t.launch.access.dk}, 0, p.scale));
+  }
+  if (p.dv) {
+    sums.each_pair2(write({p.dv, t.tile.range, t.head, t.launch.access.dv}, v_column, 1.0f));
+  }
+}
+
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
+    keys_kernel(const __grid_constant__ BackwardParams p,
+                const __grid_constant__ BackwardLaunch launch) {
+  using T = typename S::T;
+  extern __shared__ __align__(16) char memory[];
+  auto& shared = *reinterpret_cast<KeysShared<S>*>(memory);
+  const CudaBackwardPlan& plan = launch.plan;
+  const Tiling tiling{launch.pass == BackwardPass::stretch ? plan.stretch : int64_t{S::kStay}};
+  const int64_t places = tiling.places(p.sequences);
+  const int64_t head = blockIdx.x % p.k_heads, row_place = blockIdx.x / p.k_heads;
+  const TileRange tile = find_tile(p.sequences, tiling, row_place / places, row_place % places);
+  if (tile.first >= tile.last || !launch.takes(tile.range.length)) return;
+  const PatternView view = view_of(p, plan, tile.range, head);
+  const KeysTask<S> t{p, launch, tile, head, view, shared};
+
+  // The keys: neighbours, or lists of them.
+  const int32_t* list = nullptr;
+  int listed = static_cast<int>(tile.last - tile.first);
+  KeyWalkInStretch<S::kThreads> walk(shared.walk, view,
+                                     plan.chunk_reach + reach_place(p, t.key_row(), tile),
+                                     t.of_keys(plan.first_row));
+  if (launch.pass == BackwardPass::direct) {
+    list = t.of_keys(plan.direct_keys) + tile.first;
+    listed = static_cast<int>(
+        min(int64_t{listed}, plan.direct_count[tile.s * p.k_heads + head] - tile.first));
+  } else if (launch.pass == BackwardPass::stretch) {
+    walk.start(static_cast<int32_t>(tile.first), static_cast<int32_t>(tile.last), true);
+    list = shared.walk.keys;
+    listed = walk.fill();
+  }
+
+  StepOptions options{launch.rule, p.scale * device::kLog2E, static_cast<bool>(p.dk),
+                      static_cast<bool>(p.dv), false};
+  BackwardTile<S, true> sums(shared);
+  for (int group = 0; group < listed;) {
+    const int count = min(listed - group, S::kStay);
+    if (threadIdx.x == 0) {
+      shared.least = INT32_MAX;
+      shared.greatest = 0;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int n = static_cast<int>(threadIdx.x); n < S::kStay; n += S::kThreads) {
+      set_group_key(t, list ? list + group : nullptr, n, count);
+    }
+    __syncthreads();
+    const auto key_at = [&](int n) { return shared.keys[0].position[n]; };
+    load_tile<S::kThreads, S::kStay, S::kQk, S::kStride1>(
+        shared.a1, RowsView<const T>(p.k, tile.range, head, launch.access.k), key_at);
+    load_tile<S::kThreads, S::kStay, S::kV, S::kStride2>(
+        shared.a2, RowsView<const T>(p.v, tile.range, head, launch.access.v), key_at);
+
+    options.careful = false;
+    for (;;) {
+      sums.clear();
+      for (int64_t h = head * p.group(); h < (head + 1) * p.group(); ++h) {
+        const QueryInterval interval = queries_of_group(t, h);
+        const int32_t* const order =
+            launch.pass == BackwardPass::order
+                ? plan.sorted_queries + (tile.range.row * p.q_heads + h) * p.sequences.length +
+                      tile.range.begin
+                : nullptr;
+        const auto query_at = [&](int32_t x) {
+          return x >= interval.end ? -1 : order ? __ldg(order + x) : x;
+        };
+        const auto fetch_rows = [&](int32_t x, int stage) {
+          const auto at = [&](int n) { return query_at(x + n); };
+          load_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(
+              shared.b1[stage], RowsView<const T>(p.q, tile.range, h, launch.access.q), at);
+          load_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(
+              shared.b2[stage], RowsView<const T>(p.d_o, tile.range, h, launch.access.d_o), at);
+          device::commit_copies();
+        };
+        const auto n = static_cast<int>(threadIdx.x);
+        const bool marks = n < S::kStreamed;
+        const auto fetch_mark = [&](int32_t x) {
+          return read_query_mark(p, plan, tile.range, h, marks ? query_at(x + n) : -1);
+        };
+        __syncthreads();
+        if (interval.begin < interval.end) {
+          fetch_rows(interval.begin, 0);
+          const QueryMark mark = fetch_mark(interval.begin);
+          if (marks) store_mark(shared.queries[0], n, mark);
+        }
+        int stage = 0;
+        for (int32_t x = interval.begin; x < interval.end; x += S::kStreamed) {
+          device::wait_for_copies<0>();
+          __syncthreads();
+          const bool more = x + S::kStreamed < interval.end;
+          QueryMark mark;
+          if (more) {
+            fetch_rows(x + S::kStreamed, stage ^ 1);
+            mark = fetch_mark(x + S::kStreamed);
+          }
+          sums.step(options, stage, [&] {
+            fetch_rows(x, stage);
+            device::wait_for_copies<0>();
+            __syncthreads();
+          });
+          stage ^= 1;
+          if (more && marks) store_mark(shared.queries[stage], n, mark);
+        }
+      }
+      if (options.careful || sums.finite()) break;
+      options.careful = true;
+    }
+    write_group(t, sums);
+
+    group += count;
+    if (group >= listed && launch.pass == BackwardPass::stretch) {
+      listed = walk.fill();
+      group = 0;
+    }
+  }
+}
+
+// dk and dv of keys that LSH has no part in, and that are not summed in one go: their rows, or zeros.
+template <class T>
+__global__ void __launch_bounds__(kFinishThreads)
+    finish_kernel(const __grid_constant__ BackwardParams p,
+                  const __grid_constant__ CudaBackwardPlan plan) {
+  constexpr int kLanes = 32;
+  const int64_t length = p.sequences.length;
+  const int64_t element = (int64_t{blockIdx.x} * kFinishThreads + threadIdx.x) / kLanes;
+  const int lane = static_cast<int>(threadIdx.x % kLanes);
+  if (element >= p.sequences.batch * p.k_heads * length) return;
+  const int64_t key_row = element / length, token = element % length;
+  const int64_t row = key_row / p.k_heads, head = key_row % p.k_heads;
+  const Sequences::Range range = p.sequences.range(p.sequences.sequence_of(row, token));
+  if (range.length <= kDenseLength) return;
+  const auto j = static_cast<int32_t>(token - range.begin);
+  const int32_t first_row = plan.first_row[element];
+  if (first_row == kDirect) return;
+  int64_t row_count = 0;
+  if (first_row >= 0) {
+    row_count = rows_of(PatternView(p.pattern, range, head), plan, j);
+  }
+  const float* const rows = plan.rows + (key_row * plan.row_count + first_row) * plan.row_width;
+  const auto write = [&](const Tensor& out, int64_t width, int64_t first_column) {
+    if (!out) return;
+    T* const to = out.at<T>(row, token, head);
+    for (int64_t c = lane; c < width; c += kLanes) {
+      float sum = 0.0f;
+      for (int64_t r = 0; r < row_count; ++r) sum += rows[r * plan.row_width + first_column + c];
+      to[c * out.stride[3]] = device::from_float<T>(sum);
+    }
+  };
+  write(p.dk, p.d_qk, 0);
+  write(p.dv, p.d_v, plan.v_column);
+}
+
+}  // namespace hax::sparse_attention

@@ -1,0 +1,109 @@
+// Backward's view of rows and marks: what a tile knows of its queries and keys, and how results are written.
+#pragma once
+
+#include "attention/sparse_attention/sparse_attention_kernel_backward_tile.cuh"
+
+namespace hax::sparse_attention {
+
+// Which rows a block keeps, or how it comes to those it streams.
+enum class BackwardPass {
+  neighbours,  // a tile of neighbours meets all that its spans (or any pattern, in short sequences) may reach
+  order,    // LSH: neighbours in key_order meet their queries, and the other way round
+  stretch,  // the keys whose spans touch a stretch of queries
+  direct,   // the keys that are summed in one go
+};
+
+struct BackwardLaunch {
+  BackwardPass pass;
+  PairRule rule;
+  bool add;                    // to what the output holds
+  bool short_only, long_only;  // sequences up to, or longer than, kDenseLength
+  BackwardAccess access;
+  CudaBackwardPlan plan;
+
+  __device__ bool takes(int64_t length) const {
+    return !(short_only && length > kDenseLength) && !(long_only && length <= kDenseLength);
+  }
+};
+
+__device__ inline PatternView view_of(const BackwardParams& p, const CudaBackwardPlan& plan,
+                                      const Sequences::Range& range, int64_t head) {
+  PatternView view(p.pattern, range, head);
+  if (plan.indices.key_rank) {
+    view.rank =
+        plan.indices.key_rank + (range.row * p.k_heads + head) * p.sequences.length + range.begin;
+  }
+  return view;
+}
+
+// Where the chunks of a sequence's key head begin in chunk_reach.
+__device__ inline int64_t reach_place(const Problem& p, int64_t key_row, const TileRange& tile) {
+  const Tiling chunks{kChunkKeys};
+  return key_row * chunks.places(p.sequences) +
+         chunks.first_place(p.sequences, tile.s, tile.range.begin);
+}
+
+// What marks hold of one query or key.
+struct QueryMark {
+  Query query;
+  float lse = 0.0f, delta = 0.0f;
+};
+
+// i < 0: not there.
+__device__ inline QueryMark read_query_mark(const BackwardParams& p, const CudaBackwardPlan& plan,
+                                            const Sequences::Range& range, int64_t q_head,
+                                            int32_t i) {
+  QueryMark mark;
+  if (i < 0) return mark;
+  mark.query = read_query(p.pattern, range, i, q_head);
+  const int64_t t = range.begin + i;
+  mark.lse = *p.lse.at<const float>(range.row, q_head, t);
+  mark.delta = plan.delta[(range.row * p.q_heads + q_head) * p.sequences.length + t];
+  return mark;
+}
+
+template <int N>
+__device__ void store_mark(QueryMarks<N>& marks, int n, const QueryMark& mark) {
+  marks.position[n] = mark.query.position;
+  marks.begin[n] = mark.query.begin;
+  marks.count[n] = static_cast<uint32_t>(mark.query.end - mark.query.begin);
+  // Without keys every P is 0.
+  marks.lse[n] = mark.lse == -INFINITY ? INFINITY : mark.lse * device::kLog2E;
+  marks.delta[n] = mark.delta;
+}
+
+__device__ inline Key read_key(const PatternView& view, int32_t j) {
+  if (j < 0) return {};
+  return {j, view.span(j, view.life(j)), view.rank_of(j)};
+}
+
+template <int N>
+__device__ void store_mark(KeyMarks<N>& marks, int n, const Key& key) {
+  marks.position[n] = key.position;
+  marks.span[n] = key.span;
+  marks.rank[n] = key.rank;
+}
+
+// Neighbours of an output's row; y only where the row goes on.
+template <class T>
+__device__ void store_pair(const RowsView<T>& rows, bool add, int32_t position, int column, float x,
+                           float y) {
+  if (position < 0 || column >= rows.width) return;
+  T* const at = rows.data + position * rows.stride + column * rows.element_stride;
+  if (rows.vectors) {
+    float pair[2] = {x, y};
+    if (add) {
+      const auto held = *reinterpret_cast<const device::Packed<T, 2>*>(at);
+      pair[0] += device::to_float(held.values[0]);
+      pair[1] += device::to_float(held.values[1]);
+    }
+    device::store_packed<T, 2>(at, pair);
+    return;
+  }
+  at[0] = device::from_float<T>(add ? x + device::to_float(at[0]) : x);
+  if (column + 1 >= rows.width) return;
+  T& next = at[rows.element_stride];
+  next = device::from_float<T>(add ? y + device::to_float(next) : y);
+}
+
+}  // namespace hax::sparse_attention

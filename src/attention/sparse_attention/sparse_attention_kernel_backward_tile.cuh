@@ -1,0 +1,374 @@
+// Backward's tile engine. A block keeps the rows of some queries (or keys) and streams tiles of the other side past
+// them. With S = A1 B1^T and dP = A2 B2^T it takes P = exp(scale S - lse) and dS = P (dP - delta) in registers,
+// where the results lie as the next products' left operands: out1 += dS B1 and, for keys, out2 += P B2.
+//   keys stay:    A1 = k, A2 = v, B1 = q, B2 = d_o, out1 = dk, out2 = dv
+//   queries stay: A1 = q, A2 = d_o, B1 = k, B2 = v, out1 = dq
+#pragma once
+
+#include "attention/sparse_attention/sparse_attention_cuda_backward.hpp"
+#include "attention/sparse_attention/sparse_attention_kernel_pattern.cuh"
+#include "device/async_copy.cuh"
+#include "device/math.cuh"
+#include "device/tile_operands.cuh"
+
+namespace hax::sparse_attention {
+
+// Which of a tile's pairs of query and key count; `own` and `lsh` as in sparse_attention_kernel_pattern.cuh.
+enum class PairRule {
+  own,          // those of the keys' spans
+  lsh,          // those looked up in key_order
+  own_not_lsh,  // those of the spans that are not looked up
+  either,
+};
+
+// kQk, kV: widths that rows are padded to. A warp owns 16 of the rows that stay and one of kColumnWarps shares of
+// the results' columns.
+template <class T_, int kQk_, int kV_, int kRowWarps_, int kColumnWarps_, int kStreamed_,
+          int kKeysBlocks_, int kQueriesBlocks_>
+struct BackwardShape {
+  using T = T_;
+  static constexpr int kQk = kQk_, kV = kV_;
+  static constexpr int kRowWarps = kRowWarps_, kColumnWarps = kColumnWarps_;
+  static constexpr int kStay = 16 * kRowWarps;  // rows that stay
+  static constexpr int kStreamed = kStreamed_;  // rows of a streamed tile
+  static constexpr int kKeysBlocks = kKeysBlocks_, kQueriesBlocks = kQueriesBlocks_;  // on an SM
+  static constexpr int kThreads = 32 * kRowWarps * kColumnWarps;
+  static constexpr int kMarks = kStay > kStreamed ? kStay : kStreamed;
+  static constexpr int kPiece =
+      kStreamed < 32 ? kStreamed : 32;  // streamed rows in registers at a time
+  // Rows in shared memory start 16 bytes apart modulo 128, so that eight of them fill the banks.
+  static constexpr int kPad = 8;
+  static constexpr int kStride1 = kQk + kPad, kStride2 = kV + kPad;
+};
+
+// Numbers of the queries and keys of the tiles at hand.
+template <int N>
+struct QueryMarks {
+  int32_t position[N];  // -1: not there
+  int32_t begin[N];
+  uint32_t count[N];  // of its keys in key_order
+  float lse[N];       // in units of log 2
+  float delta[N];
+};
+template <int N>
+struct KeyMarks {
+  int32_t position[N];
+  uint32_t span[N];
+  int32_t rank[N];
+};
+
+template <class S>
+struct BackwardShared {
+  using T = typename S::T;
+  alignas(16) T a1[S::kStay * S::kStride1];
+  alignas(16) T a2[S::kStay * S::kStride2];
+  // Two tiles: one is on its way while the other is worked on.
+  alignas(16) T b1[2][S::kStreamed * S::kStride1];
+  alignas(16) T b2[2][S::kStreamed * S::kStride2];
+  // Those that stay use the first.
+  alignas(16) QueryMarks<S::kMarks> queries[2];
+  alignas(16) KeyMarks<S::kMarks> keys[2];
+  int32_t least, greatest;  // of what the block's threads agree on
+};
+
+// Which tensors can be moved 16 bytes at a time.
+struct BackwardAccess {
+  bool q, k, v, d_o, dq, dk, dv;
+};
+
+// Rows of one head of a (B, L, heads, width) tensor, counted from a sequence's start.
+template <class T>
+struct RowsView {
+  T* data;
+  int64_t stride, element_stride;
+  int width;
+  bool vectors;
+
+  __device__ RowsView(const Tensor& tensor, const Sequences::Range& range, int64_t head,
+                      bool vectors)
+      : data(tensor.at<T>(range.row, range.begin, head)),
+        stride(tensor.stride[1]),
+        element_stride(tensor.stride[3]),
+        width(static_cast<int>(tensor.shape[3])),
+        vectors(vectors) {}
+};
+
+// Copies rows position(0 .. kRows - 1) to shared memory, padded with zeros; asynchronously if in vectors.
+template <int kThreads, int kRows, int kWidth, int kStride, class T, class F>
+__device__ void load_tile(T* to, const RowsView<const T>& rows, F&& position) {
+  if (rows.vectors) {
+    constexpr int V = device::kVectorElements<T>;
+    constexpr int kVectors = kWidth / V;
+    static_assert(kThreads % kVectors == 0);
+    const int column = static_cast<int>(threadIdx.x) % kVectors * V;
+    const bool inside = column < rows.width;
+    const T* const from = rows.data + (inside ? column : 0);
+#pragma unroll 4
+    for (int row = static_cast<int>(threadIdx.x) / kVectors; row < kRows;
+         row += kThreads / kVectors) {
+      const int32_t at = position(row);
+      device::copy_async_16(to + row * kStride + column, at >= 0 ? from + at * rows.stride : from,
+                            inside && at >= 0);
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < kRows * kWidth; i += kThreads) {
+    const int row = i / kWidth, column = i % kWidth;
+    const int32_t at = position(row);
+    to[row * kStride + column] = at >= 0 && column < rows.width
+                                     ? rows.data[at * rows.stride + column * rows.element_stride]
+                                     : device::from_float<T>(0.0f);
+  }
+}
+
+// Replaces what isn't finite by 0.
+template <int kThreads, int kRows, int kWidth, int kStride, class T>
+__device__ void clean_tile(T* tile) {
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < kRows * kWidth; i += kThreads) {
+    T& value = tile[i / kWidth * kStride + i % kWidth];
+    if (!isfinite(device::to_float(value))) value = device::from_float<T>(0.0f);
+  }
+}
+
+// What a step needs beside the tiles.
+struct StepOptions {
+  PairRule rule;
+  float scale_log2;  // scale / log 2
+  bool want1, want2;
+  // Slower, and right where some row holds NaN or infinity: such a row then reaches those that it is paired with
+  // and no others.
+  bool careful;
+};
+
+template <class S, bool kKeysStay>
+class BackwardTile {
+ public:
+  using T = typename S::T;
+  static constexpr int kSize = static_cast<int>(sizeof(T));
+  static constexpr int kBlocks1 = S::kQk / 8 / S::kColumnWarps;  // 8 columns each
+  static constexpr int kBlocks2 = kKeysStay ? S::kV / 8 / S::kColumnWarps : 0;
+
+  __device__ explicit BackwardTile(BackwardShared<S>& shared)
+      : shared_(shared),
+        lane_(static_cast<int>(threadIdx.x % 32)),
+        row_(static_cast<int>(threadIdx.x / 32) % S::kRowWarps * 16),
+        share_(static_cast<int>(threadIdx.x / 32) / S::kRowWarps) {}
+
+  __device__ void clear() {
+#pragma unroll
+    for (int n = 0; n < kBlocks1; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) out1_[n][e] = 0.0f;
+    }
+#pragma unroll
+    for (int n = 0; n < kBlocks2; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) out2_[n][e] = 0.0f;
+    }
+  }
+
+  // Rows and marks of streamed tile `stage` lie in shared memory, as do the others. `reload` brings the streamed
+  // rows back after careful mode has cleaned them.
+  template <class Reload>
+  __device__ void step(const StepOptions& o, int stage, Reload&& reload) {
+    stage_ = stage;
+    const T* const b1 = shared_.b1[stage];
+    const T* const b2 = shared_.b2[stage];
+#pragma unroll 1
+    for (int begin = 0; begin < S::kStreamed; begin += S::kPiece) {
+      float scores[S::kPiece / 8][4], products[S::kPiece / 8][4];
+      const bool any = mask(o, scores, begin);
+      if (!o.careful && !__any_sync(0xffffffffu, any)) continue;
+      multiply_rows<S::kQk, S::kStride1>(scores, shared_.a1, b1, begin);
+#pragma unroll
+      for (int n = 0; n < S::kPiece / 8; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) products[n][e] = 0.0f;
+      }
+      if (o.want1) multiply_rows<S::kV, S::kStride2>(products, shared_.a2, b2, begin);
+      weigh(o, scores, products, begin);
+      if (o.careful) drop_others(o, scores, products, begin);
+      if (o.want1) accumulate<kBlocks1, S::kStride1>(out1_, products, b1, begin);
+      if constexpr (kKeysStay) {
+        if (o.want2) accumulate<kBlocks2, S::kStride2>(out2_, scores, b2, begin);
+      }
+      if (o.careful) {
+        __syncthreads();
+        reload();
+      }
+    }
+  }
+
+  // Whether all sums are finite, over the block.
+  __device__ bool finite() const {
+    float sum = 0.0f;  // of 0 * x: NaN if any x isn't finite
+#pragma unroll
+    for (int n = 0; n < kBlocks1; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum += 0.0f * out1_[n][e];
+    }
+#pragma unroll
+    for (int n = 0; n < kBlocks2; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum += 0.0f * out2_[n][e];
+    }
+    return __syncthreads_or(sum != sum) == 0;
+  }
+
+  // Calls f(row, column, x, y) for neighbours of a result, a row of the tile and an even column of the tensor.
+  template <class F>
+  __device__ void each_pair1(F&& f) {
+    each_pair<kBlocks1>(out1_, f);
+  }
+  template <class F>
+  __device__ void each_pair2(F&& f) {
+    each_pair<kBlocks2>(out2_, f);
+  }
+
+ private:
+  using Piece = float[S::kPiece / 8][4];
+
+  // Calls f(n, e, counts): whether element e of block n is a pair that counts.
+  template <class F>
+  __device__ void each_counted(PairRule rule, int begin, F&& f) const {
+    switch (rule) {
+      case PairRule::own: return each_counted_by<PairRule::own>(begin, f);
+      case PairRule::lsh: return each_counted_by<PairRule::lsh>(begin, f);
+      case PairRule::own_not_lsh: return each_counted_by<PairRule::own_not_lsh>(begin, f);
+      case PairRule::either: return each_counted_by<PairRule::either>(begin, f);
+    }
+  }
+
+  template <PairRule rule, class F>
+  __device__ void each_counted_by(int begin, F& f) const {
+    const auto& k = shared_.keys[kKeysStay ? 0 : stage_];
+    const auto& q = shared_.queries[kKeysStay ? stage_ : 0];
+    const int row = row_ + lane_ / 4;
+#pragma unroll
+    for (int n = 0; n < S::kPiece / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int r = row + e / 2 * 8, c = begin + n * 8 + lane_ % 4 * 2 + e % 2;
+        const int key = kKeysStay ? r : c, query = kKeysStay ? c : r;
+        const auto distance = static_cast<uint32_t>(q.position[query] - k.position[key]);
+        bool counts = distance < k.span[key];
+        if constexpr (rule != PairRule::own) {
+          // A key that isn't there has no rank; a query that isn't has no keys.
+          const bool lsh = static_cast<uint32_t>(k.rank[key] - q.begin[query]) < q.count[query];
+          const bool past = distance < 0x80000000u;
+          if (rule == PairRule::lsh) counts = lsh && past;
+          if (rule == PairRule::own_not_lsh) counts = counts && !lsh;
+          if (rule == PairRule::either) counts = counts || (lsh && past);
+        }
+        f(n, e, counts);
+      }
+    }
+  }
+
+  // Where sums of scores begin: so that they become infinite, and weigh nothing, for pairs that don't count.
+  __device__ bool mask(const StepOptions& o, Piece& scores, int begin) const {
+    const float never = o.scale_log2 < 0.0f ? INFINITY : -INFINITY;
+    bool any = false;
+    each_counted(o.rule, begin, [&](int n, int e, bool counts) {
+      scores[n][e] = counts ? 0.0f : never;
+      any |= counts;
+    });
+    return any;
+  }
+
+  template <int kWidth, int kStride>
+  __device__ void multiply_rows(Piece& sums, const T* a, const T* b, int begin) const {
+    const uint32_t left_at =
+        device::launder(device::shared_address(a) + row_ * kStride * kSize +
+                        device::operand_offset<T, kStride, device::OperandFrom::a>(lane_));
+    const uint32_t right_at =
+        device::launder(device::shared_address(b) + begin * kStride * kSize +
+                        device::operand_offset<T, kStride, device::OperandFrom::b>(lane_));
+#pragma unroll
+    for (int k = 0; k < kWidth; k += 16) {
+      device::OperandA<T> left;
+      device::load_a<kStride>(left, left_at + k * kSize);
+#pragma unroll
+      for (int n = 0; n < S::kPiece / 16; ++n) {
+        device::OperandB<T> right[2];
+        device::load_b<kStride>(right, right_at + (16 * n * kStride + k) * kSize);
+        device::multiply(sums[2 * n], left, right[0]);
+        device::multiply(sums[2 * n + 1], left, right[1]);
+      }
+    }
+  }
+
+  // scores become P, products dS.
+  __device__ void weigh(const StepOptions& o, Piece& scores, Piece& products, int begin) const {
+    const auto& q = shared_.queries[kKeysStay ? stage_ : 0];
+#pragma unroll
+    for (int n = 0; n < S::kPiece / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int query =
+            kKeysStay ? begin + n * 8 + lane_ % 4 * 2 + e % 2 : row_ + lane_ / 4 + e / 2 * 8;
+        scores[n][e] = exponential(scores[n][e] * o.scale_log2 - q.lse[query]);
+        products[n][e] = scores[n][e] * (products[n][e] - q.delta[query]);
+      }
+    }
+  }
+
+  // Careful mode: pairs that don't count are 0 whatever their rows hold, and rows that aren't finite no longer reach
+  // the sums but through P and dS.
+  __device__ void drop_others(const StepOptions& o, Piece& scores, Piece& products, int begin) {
+    each_counted(o.rule, begin, [&](int n, int e, bool counts) {
+      if (products[n][e] != products[n][e]) scores[n][e] = products[n][e];
+      scores[n][e] = counts ? scores[n][e] : 0.0f;
+      products[n][e] = counts ? products[n][e] : 0.0f;
+    });
+    __syncthreads();
+    clean_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(shared_.b1[stage_]);
+    clean_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(shared_.b2[stage_]);
+    __syncthreads();
+  }
+
+  static __device__ float exponential(float x) {
+    if constexpr (type_of<T> == Type::fp32) return exp2f(x);
+    return device::exp2_approx(x);
+  }
+
+  // out += left b, where left's columns are the piece's rows of b.
+  template <int kBlocks, int kStride>
+  __device__ void accumulate(float (&out)[kBlocks][4], const Piece& left, const T* b,
+                             int begin) const {
+    const uint32_t at = device::launder(
+        device::shared_address(b) + (begin * kStride + share_ * kBlocks * 8) * kSize +
+        device::operand_offset<T, kStride, device::OperandFrom::b_transposed>(lane_));
+#pragma unroll
+    for (int k = 0; k < S::kPiece / 16; ++k) {
+      const device::OperandA<T> a = device::as_operand<T>(left[2 * k], left[2 * k + 1]);
+#pragma unroll
+      for (int n = 0; n < kBlocks / 2; ++n) {
+        device::OperandB<T> right[2];
+        device::load_b_transposed<kStride>(right, at + (16 * k * kStride + 16 * n) * kSize);
+        device::multiply(out[2 * n], a, right[0]);
+        device::multiply(out[2 * n + 1], a, right[1]);
+      }
+    }
+  }
+
+  template <int kBlocks, class F>
+  __device__ void each_pair(float (&out)[kBlocks][4], F& f) {
+#pragma unroll
+    for (int n = 0; n < kBlocks; ++n) {
+      const int column = (share_ * kBlocks + n) * 8 + lane_ % 4 * 2;
+      f(row_ + lane_ / 4, column, out[n][0], out[n][1]);
+      f(row_ + lane_ / 4 + 8, column, out[n][2], out[n][3]);
+    }
+  }
+
+  BackwardShared<S>& shared_;
+  const int lane_, row_, share_;
+  int stage_ = 0;
+  float out1_[kBlocks1][4];
+  float out2_[kBlocks2 > 0 ? kBlocks2 : 1][4];
+};
+
+}  // namespace hax::sparse_attention

@@ -1,0 +1,132 @@
+// Preparation of the indices that sparse_attention_cuda.hpp describes.
+#pragma once
+
+#include "attention/sparse_attention/sparse_attention_kernel_pattern.cuh"
+
+namespace hax::sparse_attention {
+
+inline constexpr int kIndexThreads = 256;
+inline constexpr int kScanThreads = 1024;
+
+// Bins of a row: places, and one more that holds the row's length.
+HAX_EVERYWHERE int64_t bins_of(const Sequences& sequences) {
+  return Tiling{kBinEnds}.places(sequences) + 1;
+}
+
+__global__ void __launch_bounds__(kIndexThreads) clear_kernel(int32_t* data, int64_t count) {
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kIndexThreads + threadIdx.x;
+  if (at < count) data[at] = 0;
+}
+
+// A thread's token of a row of queries or keys: blocks go through the rows one after the other.
+struct RowToken {
+  uint32_t row;
+  int64_t token;
+  __device__ explicit RowToken(int64_t length) {
+    const auto blocks = static_cast<uint32_t>((length + kIndexThreads - 1) / kIndexThreads);
+    row = blockIdx.x / blocks;
+    token = static_cast<int64_t>(blockIdx.x % blocks) * kIndexThreads + threadIdx.x;
+  }
+};
+
+// A query and its bin.
+struct BinnedQuery {
+  int64_t bin;  // element of bin_begin
+  int32_t position, range_length;
+
+  __device__ BinnedQuery(const Problem& p, const RowToken& at) {
+    const auto heads = static_cast<uint32_t>(p.q_heads);
+    const int64_t row = at.row / heads;
+    const int64_t s = p.sequences.sequence_of(row, at.token);
+    const Sequences::Range range = p.sequences.range(s);
+    position = static_cast<int32_t>(at.token - range.begin);
+    const Query query = read_query(p.pattern, range, position, at.row % heads);
+    range_length = query.end - query.begin;
+    bin = at.row * bins_of(p.sequences) +
+          Tiling{kBinEnds}.first_place(p.sequences, s, range.begin) + query.end / kBinEnds;
+  }
+};
+
+// Counts each bin's queries and gives every query a place among its bin's.
+__global__ void __launch_bounds__(kIndexThreads)
+    count_kernel(const __grid_constant__ Problem p, const CudaIndices indices) {
+  const RowToken at(p.sequences.length);
+  if (at.token >= p.sequences.length) return;
+  const BinnedQuery q(p, at);
+  indices.per_query[at.row * p.sequences.length + at.token] =
+      atomicAdd(indices.bin_begin + q.bin, 1);
+  // Ranges are mostly as long as their budget, so few queries have to write.
+  int32_t* const longest = indices.longest_range + at.row;
+  if (q.range_length > *static_cast<volatile int32_t*>(longest)) {
+    atomicMax(longest, q.range_length);
+  }
+}
+
+// Inverts key_order.
+__global__ void __launch_bounds__(kIndexThreads)
+    rank_kernel(const __grid_constant__ Problem p, const CudaIndices indices) {
+  const RowToken at(p.sequences.length);
+  if (at.token >= p.sequences.length) return;
+  const auto heads = static_cast<uint32_t>(p.k_heads);
+  const int64_t row = at.row / heads;
+  const Sequences::Range range = p.sequences.range(p.sequences.sequence_of(row, at.token));
+  const int32_t j = *p.pattern.key_order.at<const int32_t>(row, at.row % heads, at.token);
+  if (j < 0 || j >= range.length) return;
+  indices.key_rank[at.row * p.sequences.length + range.begin + j] =
+      static_cast<int32_t>(at.token - range.begin);
+}
+
+// Counts of a row's bins become where they begin. A block takes a row.
+__global__ void __launch_bounds__(kScanThreads)
+    scan_kernel(const CudaIndices indices, const int64_t bins) {
+  __shared__ int32_t warp_sums[kScanThreads / 32];
+  int32_t* const row = indices.bin_begin + blockIdx.x * bins;
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  constexpr int kItems = 8;
+  int32_t before = 0;
+  for (int64_t first = 0; first < bins; first += kScanThreads * kItems) {
+    const int64_t begin = first + threadIdx.x * kItems;
+    int32_t counts[kItems], total = 0;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      counts[i] = begin + i < bins ? row[begin + i] : 0;
+      total += counts[i];
+    }
+    int32_t sum = total;
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2) {
+      const int32_t other = __shfl_up_sync(0xffffffffu, sum, d);
+      if (lane >= d) sum += other;
+    }
+    if (lane == 31) warp_sums[warp] = sum;
+    __syncthreads();
+    int32_t warps = warp_sums[lane];
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2) {
+      const int32_t other = __shfl_up_sync(0xffffffffu, warps, d);
+      if (lane >= d) warps += other;
+    }
+    const int32_t all = __shfl_sync(0xffffffffu, warps, 31);
+    const int32_t earlier_warps = __shfl_sync(0xffffffffu, warps, warp == 0 ? 0 : warp - 1);
+    int32_t at = before + (warp == 0 ? 0 : earlier_warps) + sum - total;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      if (begin + i < bins) row[begin + i] = at;
+      at += counts[i];
+    }
+    before += all;
+    __syncthreads();
+  }
+}
+
+__global__ void __launch_bounds__(kIndexThreads)
+    order_kernel(const __grid_constant__ Problem p, const CudaIndices indices) {
+  const RowToken at(p.sequences.length);
+  if (at.token >= p.sequences.length) return;
+  const BinnedQuery q(p, at);
+  const int64_t row = at.row * p.sequences.length;
+  const int32_t place = indices.bin_begin[q.bin] + indices.per_query[row + at.token];
+  indices.query_order[row + place] = q.position;
+}
+
+}  // namespace hax::sparse_attention

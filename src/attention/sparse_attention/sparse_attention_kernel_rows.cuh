@@ -1,0 +1,71 @@
+// Rows of q, k, v and o between global and shared memory.
+#pragma once
+
+#include "core/tensor.hpp"
+#include "device/async_copy.cuh"
+#include "device/element.cuh"
+
+namespace hax::sparse_attention {
+
+// One head's rows of a (B, L, H, D) tensor, from a sequence's start on.
+template <class T>
+struct RowsView {
+  const Tensor& tensor;
+  T* data;
+  bool vectors;  // rows can be moved 16 bytes at a time
+
+  __device__ RowsView(const Tensor& of, const Sequences::Range& range, int64_t head,
+                      bool in_vectors)
+      : tensor(of), data(of.at<T>(range.row, range.begin, head)), vectors(in_vectors) {}
+
+  __device__ T* row(int32_t token) const { return data + token * tensor.stride[1]; }
+  __device__ int32_t width() const { return static_cast<int32_t>(tensor.shape[3]); }
+  __device__ int64_t column_stride() const { return tensor.stride[3]; }
+};
+
+inline constexpr int kRowLanes = 8;
+
+// Shared rows have columns for whole fragments and 16 bytes besides, so that eight rows lie in different banks.
+template <class T>
+inline constexpr int kRowPadding = 16 / static_cast<int>(sizeof(T));
+
+// The same as below element by element, for any strides.
+template <class T>
+__device__ __noinline__ void copy_elements(T* to, const T* row, int64_t stride, int width,
+                                           int padded, int lane) {
+  for (int c = lane; c < padded; c += kRowLanes) to[c] = c < width ? row[c * stride] : T{};
+}
+
+// Copies the row of `token` into `to`, kColumns columns with zeros behind the tensor's own; zeros alone where the token
+// is negative. kRowLanes lanes share a row. The copies may still be under way (copy_async_16).
+template <int kColumns, class T>
+__device__ __forceinline__ void copy_row(T* to, const RowsView<T>& from, int32_t token, int lane) {
+  constexpr int V = device::kVectorElements<T>;
+  const int width = token < 0 ? 0 : from.width();
+  const T* row = from.row(max(token, 0));
+  if (!from.vectors) return copy_elements(to, row, from.column_stride(), width, kColumns, lane);
+#pragma unroll
+  for (int begin = 0; begin < kColumns; begin += kRowLanes * V) {
+    const int c = begin + lane * V;
+    if (kColumns % (kRowLanes * V) == 0 || c < kColumns) {
+      device::copy_async_16(to + c, row + c, c < width);
+    }
+  }
+}
+
+// Writes a row that lies in shared memory; nothing where the token is negative.
+template <class T>
+__device__ void store_row(const RowsView<T>& to, int32_t token, const T* from, int lane) {
+  constexpr int V = device::kVectorElements<T>;
+  if (token < 0) return;
+  T* row = to.row(token);
+  if (to.vectors) {
+    for (int c = lane * V; c < to.width(); c += kRowLanes * V) {
+      *reinterpret_cast<uint4*>(row + c) = *reinterpret_cast<const uint4*>(from + c);
+    }
+    return;
+  }
+  for (int c = lane; c < to.width(); c += kRowLanes) row[c * to.column_stride()] = from[c];
+}
+
+}  // namespace hax::sparse_attention

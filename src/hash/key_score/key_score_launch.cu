@@ -1,0 +1,53 @@
+#include <algorithm>
+
+#include "core/dispatch.hpp"
+#include "device/launch.cuh"
+#include "hash/key_score/key_score_kernel_backward.cuh"
+#include "hash/key_score/key_score_kernel_forward.cuh"
+
+namespace hax::key_score {
+
+int64_t cuda_weight_words(const Inputs& p) {
+  return 2 * MlpShape(p.width()).weight_words(pieces_of(p.q.type));
+}
+
+CudaBackwardSizes cuda_backward_sizes(const Inputs& p) {
+  const BackwardShape shape(p);
+  // About a block a multiprocessor; few where a part is large.
+  constexpr int64_t kParts = 132, kFloats = int64_t{8} << 20;
+  const int64_t parts = std::max<int64_t>(8, std::min(kParts, kFloats / shape.gradient_floats()));
+  return {3 * shape.matrix(), std::min(parts, p.cuda_tiles().slots() * p.heads),
+          shape.gradient_floats()};
+}
+
+void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* stream) {
+  const device::Launcher launch(p.device, stream, Forward::name);
+  const int64_t tiles = p.cuda_tiles().slots() * p.heads;
+  if (p.sequences.batch * p.heads * p.sequences.length == 0) return;
+  const MlpShape shape(p.width());
+  dispatch_float(p.q.type, [&](auto type) {
+    using T = typename decltype(type)::type;
+    const int64_t packing = 2 * ceil_div(shape.steps * shape.blocks * kWarp, kQueryThreads);
+    launch(prepare_kernel<T>, tiles + packing, kQueryThreads, 0, p, plan);
+    launch(scan_kernel, p.sequences.count() * p.heads, kScanThreads, 0, p, plan.query);
+    launch(score_kernel<T>, tiles, kQueryThreads, shape.shared_bytes(kPieces<T>), p, plan);
+  });
+}
+
+void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* stream) {
+  const device::Launcher launch(p.device, stream, Backward::name);
+  const int64_t tiles = p.cuda_tiles().slots() * p.heads;
+  const BackwardShape shape(p);
+  dispatch_float(p.q.type, [&](auto type) {
+    using T = typename decltype(type)::type;
+    if (plan.parts == 0) return;
+    launch(prepare_backward_kernel<T>, tiles + ceil_div(3 * shape.matrix(), kQueryThreads),
+           kQueryThreads, 0, p, plan);
+    launch(scan_kernel, p.sequences.count() * p.heads, kScanThreads, 0, p, plan.query);
+    launch(gradient_kernel<T>, plan.parts, kQueryThreads, shape.shared_bytes(), p, plan);
+  });
+  launch(reduce_kernel, ceil_div(shape.gradient_floats(), kQueryThreads), kQueryThreads, 0, p,
+         plan);
+}
+
+}  // namespace hax::key_score

@@ -1,0 +1,77 @@
+// How ssd's CUDA backward cuts its work, for plan, launch and kernels.
+//
+// A sequence is cut into chunks of two tiles of tokens, a head into slices of its width P. What a slice adds to any
+// gradient doesn't depend on the other slices, so a (head, slice) pair, a unit, is treated as a head of its own.
+#pragma once
+
+#include "core/tensor.hpp"
+
+namespace hax::ssd {
+
+struct CudaBackwardShape {
+  int tokens;  // of a tile
+  int states;  // N, padded
+  int width;   // of a slice of P, padded
+  int stages;  // units whose tensors are in shared memory at a time
+  bool operator==(const CudaBackwardShape&) const = default;
+};
+
+// All that there are kernels for, with 16-bit activations and with fp32. The last of each list does for every N and
+// needs no more than 99 KiB of shared memory.
+inline constexpr CudaBackwardShape kCudaBackwardShapes16[] = {
+    {64, 32, 16, 2}, {64, 128, 64, 2}, {32, 256, 16, 1}};
+inline constexpr CudaBackwardShape kCudaBackwardShapes32[] = {{32, 32, 16, 1}, {16, 256, 16, 1}};
+
+// Where chunks lie. Packed sequences take as many places as floor(L / chunk) + S chunks, some of which stay unused.
+struct Chunks {
+  int64_t tokens;  // of a chunk
+  int64_t count;   // places
+
+  HAX_EVERYWHERE int64_t per_row(const Sequences& sequences) const {
+    return (sequences.length + tokens - 1) / tokens;
+  }
+  // Place of the first chunk of sequence s.
+  HAX_EVERYWHERE int64_t first_of(const Sequences& sequences, int64_t s) const {
+    return sequences.packed() ? sequences.boundary(s) / tokens + s : s * per_row(sequences);
+  }
+  HAX_EVERYWHERE int64_t sequence_at(const Sequences& sequences, int64_t place) const {
+    if (!sequences.packed()) return place / per_row(sequences);
+    int64_t low = 0, high = sequences.count() - 1;
+    while (low < high) {
+      const int64_t middle = (low + high + 1) / 2;
+      if (first_of(sequences, middle) <= place) {
+        low = middle;
+      } else {
+        high = middle - 1;
+      }
+    }
+    return low;
+  }
+};
+
+struct CudaBackwardPlan {
+  CudaBackwardShape shape;
+  Chunks chunks;
+  int64_t slices;        // of a head
+  int64_t shares;        // blocks among which a group's units are shared out
+  int64_t skip_columns;  // of dD that a unit has: its width, or 1
+
+  float*
+      steps;  // (chunks, H, 3, tokens of a chunk): dt, sum of dt A log2(e) up to each token as a sum of two
+  float* decays;  // (chunks, H, 4): of the state over the chunk, forwards and back; two are unused
+  void*
+      weights;  // (2, chunks, H, tokens of a chunk), T: of tokens in the chunk's last state, in its first gradient
+  void*
+      states;  // (2, chunks, units, width, states), T: before the chunk; gradient of the one behind it
+  float* step_sums;  // (slices, chunks, H, tokens of a chunk): gradient of dt
+  float*
+      gradients;  // (shares, B, L, G, 2, N): what each share adds to dB and dC; null: there is one
+  float* dA;      // (tiles, units)
+  float* dD;      // (tiles, units, width)
+  float* dbias;   // (chunks, H)
+
+  HAX_EVERYWHERE int64_t units(int64_t heads) const { return heads * slices; }
+  HAX_EVERYWHERE int64_t tiles() const { return 2 * chunks.count; }
+};
+
+}  // namespace hax::ssd

@@ -1,0 +1,234 @@
+// The states where chunks start and the gradients of those where chunks end, for ssd's backward. A block walks one
+// unit of one sequence, forwards or back, its state in registers; tiles arrive some steps ahead.
+#pragma once
+
+#include "scan/ssd/ssd_kernel_backward.cuh"
+
+namespace hax::ssd {
+
+inline constexpr int kWalkStages = 3;
+
+template <class S>
+struct WalkShared {
+  struct Stage {
+    typename S::T tokens[S::kTokens * S::kWidthRow];  // x, or the gradient of y
+    typename S::T rows[S::kTokens * S::kStateRow];    // B, or C
+    typename S::T weights[S::kTokens];
+    float decays[4];
+  } stages[kWalkStages];
+  typename S::T state[S::kWidth * S::kStateRow];  // on its way to memory
+};
+
+template <class S>
+class Walk {
+  using T = typename S::T;
+  static constexpr int kThreads = S::kWalkWarps * device::kWarp;
+  static constexpr int kDown = S::kWidth > 32 ? S::kWidth / 32 : 1;
+  using Grid = device::WarpGrid<S::kWidth, S::kStates, S::kWalkWarps / kDown, kDown>;
+
+ public:
+  __device__ Walk(WalkShared<S>& shared, const BackwardParams& p, const CudaBackwardPlan& plan,
+                  const BackwardAccess& access, bool back, int64_t s, int64_t unit)
+      : shared_(shared),
+        p_(p),
+        plan_(plan),
+        access_(access),
+        back_(back),
+        s_(s),
+        range_(p.sequences.range(s)),
+        unit_(p, plan.slices, S::kWidth, unit),
+        group_(unit_.head / (p.heads / p.groups)),
+        chunks_((range_.length + S::kChunk - 1) / S::kChunk),
+        place_(plan.chunks.first_of(p.sequences, s)) {}
+
+  // By the warp that brings the tiles.
+  __device__ void fetch_all() {
+    const int64_t steps = count_steps();
+    for (int ahead = 0; ahead < kWalkStages - 1; ++ahead) {
+      if (ahead < steps) fetch_step(ahead);
+      device::commit_copies();
+    }
+    for (int64_t i = 0; i < steps; ++i) {
+      device::wait_for_copies<kWalkStages - 2>();
+      __syncthreads();
+      if (i + kWalkStages - 1 < steps) fetch_step(i + kWalkStages - 1);
+      device::commit_copies();
+    }
+    if (ends_with_state(steps)) __syncthreads();
+  }
+
+  // By all others.
+  __device__ void run() {
+    load(back_ ? p_.dfinal_state : p_.initial_state,
+         (back_ ? p_.dfinal_state : p_.initial_state).offset(s_, unit_.head), 1.0f);
+    const int64_t steps = count_steps();
+    for (int64_t i = 0; i < steps; ++i) {
+      if (i % 2 == 0) put_state();
+      __syncthreads();
+      const auto& stage = shared_.stages[static_cast<int>(i % kWalkStages)];
+      if (i % 2 == 0) {
+        store_state(i / 2);
+        fade(i / 2, stage.decays[back_]);
+      }
+      add(stage);
+    }
+    if (ends_with_state(steps)) {
+      put_state();
+      __syncthreads();
+      store_state(chunks_ - 1);
+    }
+    if (back_ && p_.dinitial_state) store_initial_gradient();
+  }
+
+ private:
+  // Forwards the state behind the last chunk is of no use, back the one before the first chunk may be.
+  __device__ int64_t count_steps() const {
+    return 2 * (back_ && p_.dinitial_state ? chunks_ : chunks_ - 1);
+  }
+  __device__ bool ends_with_state(int64_t steps) const {
+    return chunks_ > 0 && steps < 2 * chunks_;
+  }
+  __device__ int64_t chunk_at(int64_t step) const { return back_ ? chunks_ - 1 - step : step; }
+
+  __device__ void fetch_step(int64_t i) {
+    const Team<device::kWarp> team{lane_};
+    auto& stage = shared_.stages[static_cast<int>(i % kWalkStages)];
+    const int64_t chunk = chunk_at(i / 2);
+    const int begin = static_cast<int>(i % 2) * S::kTokens;
+    const int64_t first = chunk * S::kChunk + begin, token = range_.begin + first;
+    const int tokens =
+        static_cast<int>(min(int64_t{S::kTokens}, max(int64_t{0}, range_.length - first)));
+    if (back_) {
+      fetch_output_gradient<S>(team, stage.tokens, p_, access_, range_.row, token, tokens, unit_);
+    } else {
+      fetch<S::kTokens, S::kWidth, S::kWidthRow>(
+          team, stage.tokens,
+          token_rows<T>(p_.x, access_.x, range_.row, token, tokens, unit_.head, unit_.first,
+                        unit_.width));
+    }
+    fetch<S::kTokens, S::kStates, S::kStateRow>(
+        team, stage.rows,
+        token_rows<T>(back_ ? p_.C : p_.B, back_ ? access_.C : access_.B, range_.row, token, tokens,
+                      group_, 0, static_cast<int>(p_.states)));
+    const int64_t at = (place_ + chunk) * p_.heads + unit_.head;
+    const int64_t direction = back_ ? plan_.chunks.count * p_.heads * S::kChunk : 0;
+    fetch_bytes(team, stage.weights,
+                static_cast<const T*>(plan_.weights) + direction + at * S::kChunk + begin,
+                sizeof(stage.weights));
+    fetch_bytes(team, stage.decays, plan_.decays + at * 4, sizeof(stage.decays));
+  }
+
+  // The decay over a chunk; where a checkpoint falls on it, it takes the state's place.
+  __device__ void fade(int64_t step, float decay) {
+    if (!back_ && p_.checkpoints) {
+      const int64_t begin = step * S::kChunk, end = min(begin + S::kChunk, range_.length);
+      const int64_t last = end / p_.checkpoints.every * p_.checkpoints.every;
+      if (last > begin) {
+        const Tensor& states = p_.checkpoints.states;
+        return load(states, p_.checkpoints.offset(range_, last) + unit_.head * states.stride[2],
+                    decay);
+      }
+    }
+    state_.for_each([&](float& value, int, int) { value *= decay; });
+  }
+
+  __device__ void add(const typename WalkShared<S>::Stage& stage) {
+    const auto weigh = [&](device::LeftFragment<T>& a, int, int k) {
+      device::scale_columns(a, stage.weights + k, lane_);
+    };
+    const auto add_to = [&](typename Grid::Tile& state) {
+      state.add_product(device::transposed(stage.tokens, S::kWidthRow), row_,
+                        device::factor(stage.rows, S::kStateRow), column_, 0, S::kTokens, weigh);
+    };
+    if constexpr (S::kExact) {
+      // Tensor cores truncate their sums, which a long memory would gather.
+      typename Grid::Tile part;
+      part.clear();
+      add_to(part);
+#pragma unroll
+      for (int i = 0; i < Grid::Tile::kRowBlocks; ++i) {
+#pragma unroll
+        for (int j = 0; j < Grid::Tile::kColumnBlocks; ++j) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) state_.values[i][j][e] += part.values[i][j][e];
+        }
+      }
+    } else {
+      add_to(state_);
+    }
+  }
+
+  // offset: of the head's (P, N) in `states`, the last axes of which they are.
+  __device__ void load(const Tensor& states, int64_t offset, float decay) {
+    const int64_t width_stride = states ? states.stride[states.ndim - 2] : 0;
+    const int64_t stride = states ? states.stride[states.ndim - 1] : 0;
+    state_.for_each([&](float& value, int p, int n) {
+      p += row_;
+      n += column_;
+      value = states && p < unit_.width && n < p_.states
+                  ? decay * device::load_any(states,
+                                             offset + (unit_.first + p) * width_stride + n * stride)
+                  : 0.0f;
+    });
+  }
+
+  __device__ void store_initial_gradient() {
+    const Tensor& to = p_.dinitial_state;
+    const int64_t offset = to.offset(s_, unit_.head);
+    state_.for_each([&](float& value, int p, int n) {
+      p += row_;
+      n += column_;
+      if (p < unit_.width && n < p_.states) {
+        device::store_any(to, offset + (unit_.first + p) * to.stride[2] + n * to.stride[3], value);
+      }
+    });
+  }
+
+  __device__ void put_state() {
+    state_.for_each_pair([&](float a, float b, int p, int n) {
+      const float pair[] = {a, b};
+      device::store_packed<T, 2>(shared_.state + (row_ + p) * S::kStateRow + column_ + n, pair);
+    });
+  }
+  __device__ void store_state(int64_t step) {
+    const int64_t place = (back_ ? plan_.chunks.count : 0) + place_ + chunk_at(step);
+    T* const to = static_cast<T*>(plan_.states) +
+                  (place * plan_.units(p_.heads) + unit_.index) * S::kStateSize;
+    store_rows<S::kWidth, S::kStates, S::kStateRow>(
+        Team<kThreads>{static_cast<int>(threadIdx.x)},
+        OutputRows<T>{to, S::kStates, 1, S::kWidth, S::kStates, true}, shared_.state);
+  }
+
+  WalkShared<S>& shared_;
+  const BackwardParams& p_;
+  const CudaBackwardPlan& plan_;
+  const BackwardAccess& access_;
+  const bool back_;
+  const int64_t s_;
+  const Sequences::Range range_;
+  const Unit unit_;
+  const int64_t group_, chunks_, place_;
+  const int lane_ = threadIdx.x % device::kWarp;
+  const int row_ = Grid::row(threadIdx.x / device::kWarp);
+  const int column_ = Grid::column(threadIdx.x / device::kWarp);
+  typename Grid::Tile state_;
+};
+
+// A block for every (sequence, unit, direction), directions fastest.
+template <class S>
+__global__ void __launch_bounds__((S::kWalkWarps + 1) * device::kWarp, 2)
+    backward_states_kernel(const __grid_constant__ BackwardParams p,
+                           const __grid_constant__ CudaBackwardPlan plan,
+                           const __grid_constant__ BackwardAccess access) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  const int64_t units = plan.units(p.heads);
+  Walk<S> walk(*reinterpret_cast<WalkShared<S>*>(memory), p, plan, access, blockIdx.x % 2 != 0,
+               blockIdx.x / 2 / units, blockIdx.x / 2 % units);
+  if (threadIdx.x < S::kWalkWarps * device::kWarp) {
+    walk.run();
+  } else {
+    walk.fetch_all();
+  }
+}
+
+}  // namespace hax::ssd

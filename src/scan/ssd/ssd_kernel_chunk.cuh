@@ -1,0 +1,152 @@
+// Chunks of tokens in shared memory, for the forward of 16-bit activations: tiles, their loads, decays.
+#pragma once
+
+#include "device/async_copy.cuh"
+#include "device/element.cuh"
+#include "device/math.cuh"
+#include "device/mma.cuh"
+#include "device/warp.cuh"
+#include "scan/ssd/ssd.hpp"
+
+namespace hax::ssd {
+
+inline constexpr int kBlock = 16;  // tokens of a sub-block of a chunk
+inline constexpr int kBlocks = kChunk / kBlock;
+
+// A tile holds kChunk rows (tokens) of 16-bit elements in panels of up to 64 columns; of 8 rows that lie in the same
+// banks each keeps its groups of 16 bytes in another order, so that no two threads of an access meet in a bank. A row of
+// 2, 4 or 8 groups: the layouts that the hardware calls 32-, 64- and 128-byte swizzles.
+struct Panel {
+  int groups;  // 16-byte groups of a row
+
+  __device__ constexpr int swizzle(int row) const {
+    return groups == 8 ? row & 7 : groups == 4 ? row >> 1 & 3 : row >> 2 & 1;
+  }
+  // Bytes from the panel's start to a group of a row.
+  __device__ constexpr int at(int row, int group) const {
+    return (row * groups + (group ^ swizzle(row))) * 16;
+  }
+  __device__ constexpr int bytes() const { return kChunk * groups * 16; }
+};
+
+template <int N>
+inline constexpr int kStateGroups = N < 64 ? N / 8 : 8;  // of a panel of B or C
+
+// Copies `columns` of the tokens' rows into panels; zeros beyond the tokens and columns.
+template <class T>
+__device__ void load_tile(uint32_t tile, Panel panel, int all_groups, const T* from, int64_t stride,
+                          int64_t column_stride, int columns, int tokens, bool vectors) {
+  const int shift = __ffs(all_groups) - 1;
+#pragma unroll 1
+  for (int i = threadIdx.x; i < kChunk * all_groups; i += blockDim.x) {
+    const int row = i >> shift, group = i & (all_groups - 1);
+    const uint32_t to =
+        tile + group / panel.groups * panel.bytes() + panel.at(row, group & (panel.groups - 1));
+    const T* source = from + row * stride + group * 8 * column_stride;
+    if (vectors) {
+      device::copy_async_16(to, source, row < tokens && group * 8 < columns);
+      continue;
+    }
+    T* const elements = static_cast<T*>(device::shared_pointer(to));
+    const int valid = row < tokens ? columns - group * 8 : 0;
+#pragma unroll 1
+    for (int e = 0; e < 8; ++e, source += column_stride) elements[e] = e < valid ? *source : T{};
+  }
+}
+
+// How a unit's state decays over a chunk. Exponents are base 2 and sums of dt A <= 0 of one direction, so they neither
+// cancel nor overflow, but for pairs inside a sub-block of 16 tokens.
+struct Decays {
+  float dt[kChunk];
+  float within[kChunk];      // exponent from the sub-block's start up to and with t
+  float left[kChunk];        // exponent from behind t to the sub-block's end
+  float from_start[kChunk];  // decay from the chunk's start up to and with t
+  float weight[kChunk];      // dt_t times the decay from behind t to the chunk's end
+  float block[kBlocks];      // exponent of a sub-block
+  float whole;               // decay over the chunk
+};
+
+// A decay of 2^-200 is 0 in fp32; beyond that, sums need not grow.
+inline constexpr float kLeastExponent = -200.0f;
+
+// dt of a warp's lanes, two tokens each, as they are stored.
+struct RawSteps {
+  float values[2];
+
+  __device__ void load(const Inputs& in, int64_t row, int64_t token, int tokens, int64_t head) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int t = threadIdx.x % device::kWarp * 2 + i;
+      values[i] = t < tokens ? device::load_any(in.dt, in.dt.offset(row, token + t, head)) : 0.0f;
+    }
+  }
+};
+
+// One warp makes a unit's decays.
+__device__ inline void make_decays(Decays& to, const Inputs& in, const RawSteps& raw, int tokens,
+                                   float rate_log2, float bias) {
+  constexpr unsigned kAll = 0xffffffffu;
+  constexpr int kLanes = kBlock / 2;  // of a sub-block
+  const int lane = threadIdx.x % device::kWarp;
+  float dt[2], step[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    float value = device::softplus_accurate(raw.values[i] + bias);
+    value = value < in.dt_min ? in.dt_min : value > in.dt_max ? in.dt_max : value;
+    dt[i] = 2 * lane + i < tokens ? value : 0.0f;
+    const float exponent = dt[i] * rate_log2;
+    step[i] = exponent < kLeastExponent ? kLeastExponent : exponent;
+  }
+  float before = step[0] + step[1], behind = before;
+#pragma unroll
+  for (int distance = 1; distance < kLanes; distance *= 2) {
+    const float lower = __shfl_up_sync(kAll, before, distance, kLanes);
+    const float upper = __shfl_down_sync(kAll, behind, distance, kLanes);
+    if (lane % kLanes >= distance) before += lower;
+    if (lane % kLanes + distance < kLanes) behind += upper;
+  }
+  float earlier = __shfl_up_sync(kAll, before, 1, kLanes);
+  float later = __shfl_down_sync(kAll, behind, 1, kLanes);
+  if (lane % kLanes == 0) earlier = 0.0f;
+  if (lane % kLanes == kLanes - 1) later = 0.0f;
+  float start = 0.0f, end = 0.0f, whole = 0.0f;
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+    const float block = __shfl_sync(kAll, before, b * kLanes + kLanes - 1);
+    if (lane == 0) to.block[b] = block;
+    if (b < lane / kLanes) start += block;
+    if (b > lane / kLanes) end += block;
+    whole += block;
+  }
+  const float within[2] = {earlier + step[0], earlier + step[0] + step[1]};
+  const float left[2] = {later + step[1], later};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int t = 2 * lane + i;
+    to.dt[t] = dt[i];
+    to.within[t] = within[i];
+    to.left[t] = left[i];
+    to.from_start[t] = device::exp2_approx(start + within[i]);
+    to.weight[t] = dt[i] * device::exp2_approx(left[i] + end);
+  }
+  if (lane == 0) to.whole = device::exp2_approx(whole);
+}
+
+// Where a lane points ldmatrix in a panel, for 16 rows and a pair of groups (a multiple of 16 first row, an even first
+// group): as fragments of a right operand whose columns are the rows here need them (groups of rows 0-7 first), or
+// others (rows 0-15 of a group first).
+struct MatrixPlace {
+  uint32_t row;    // bytes from the panel's start to the lane's row
+  uint32_t group;  // and from there to its group
+
+  __device__ MatrixPlace(Panel panel, bool groups_first) {
+    const int lane = threadIdx.x % device::kWarp, eighth = lane / 8;
+    const int own_row = lane % 8 + (groups_first ? eighth / 2 : eighth % 2) * 8;
+    row = own_row * panel.groups * 16;
+    group = ((groups_first ? eighth % 2 : eighth / 2) ^ panel.swizzle(own_row)) * 16;
+  }
+  // For the pair of groups 2 k and 2 k + 1 of the panel.
+  __device__ uint32_t at(int k) const { return row + (group ^ (k * 32)); }
+};
+
+}  // namespace hax::ssd

@@ -1,0 +1,69 @@
+#include "core/dispatch.hpp"
+#include "device/launch.cuh"
+#include "scan/ssd/ssd_kernel_recurrent.cuh"
+#include "scan/ssd/ssd_kernel_step.cuh"
+#include "scan/ssd/ssd_launch.cuh"
+
+namespace hax::ssd {
+namespace {
+
+// Calls f(TypeTag<RowShape>) for the narrowest shape that holds N states.
+template <class F>
+void dispatch_rows(int64_t states, F&& f) {
+  if (states <= 16) return f(TypeTag<RowShape<4, 4>>{});
+  if (states <= 32) return f(TypeTag<RowShape<8, 4>>{});
+  if (states <= 64) return f(TypeTag<RowShape<16, 4>>{});
+  if (states <= 128) return f(TypeTag<RowShape<32, 4>>{});
+  f(TypeTag<RowShape<32, 8>>{});
+}
+
+// Whether rows of states can be moved in accesses of up to 16 bytes, Count states a lane.
+template <int Count>
+bool moves_in_vectors(const Tensor& tensor) {
+  return size_of(tensor.type) == 2 ? device::moves_in_vectors<Count>(tensor)
+                                   : device::moves_in_vectors<4>(tensor);
+}
+
+constexpr int kFlagThreads = 256;
+
+__global__ void __launch_bounds__(kFlagThreads) clear_flags_kernel(int* flags, int64_t count) {
+  const int64_t i = blockIdx.x * int64_t{kFlagThreads} + threadIdx.x;
+  if (i < count) flags[i] = 0;
+}
+
+}  // namespace
+
+void clear_flags(const device::Launcher& launch, int* flags, int64_t count) {
+  launch(clear_flags_kernel, ceil_div(count, kFlagThreads), kFlagThreads, 0, flags, count);
+}
+
+void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* stream) {
+  const device::Launcher launch(p.device, stream, Forward::name);
+  if (p.x.type == Type::bf16) return launch_forward<bf16>(launch, p, plan);
+  if (p.x.type == Type::fp16) return launch_forward<fp16>(launch, p, plan);
+  const int64_t blocks = recurrent_blocks(p);
+  dispatch_rows(p.states, [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    launch(recurrent_kernel<S>, p.sequences.count() * blocks, kRecurrentThreads,
+           sizeof(RecurrentShared<S>), p, blocks);
+  });
+}
+
+void cuda_step(const StepParams& p, void* stream) {
+  const device::Launcher launch(p.device, stream, Step::name);
+  const int64_t units = row_units(p);
+  constexpr int64_t kUnits = kStepThreads / device::kWarp;
+  dispatch_float(p.x.type, [&](auto type) {
+    dispatch_rows(p.states, [&](auto tag) {
+      using T = typename decltype(type)::type;
+      using S = typename decltype(tag)::type;
+      const int64_t blocks = ceil_div(p.batch * units, kUnits);
+      const bool vectors = moves_in_vectors<S::kStates>(p.state) &&
+                           moves_in_vectors<S::kStates>(p.B) && moves_in_vectors<S::kStates>(p.C);
+      launch(vectors ? step_kernel<T, S, true> : step_kernel<T, S, false>, blocks, kStepThreads, 0,
+             p, units);
+    });
+  });
+}
+
+}  // namespace hax::ssd

@@ -1,0 +1,22 @@
+#include "scan/ssd/ssd_kernel_backward_parameters.cuh"
+#include "scan/ssd/ssd_launch_backward.cuh"
+
+namespace hax::ssd {
+
+int64_t cuda_shared_limit(hax_device device) {
+  return static_cast<int64_t>(device::Launcher(device, nullptr, Backward::name).shared_memory());
+}
+
+void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* stream) {
+  const device::Launcher launch(p.device, stream, Backward::name);
+  switch (p.x.type) {
+    case Type::bf16: backward_bf16(launch, p, plan); break;
+    case Type::fp16: backward_fp16(launch, p, plan); break;
+    default: backward_fp32(launch, p, plan); break;
+  }
+  if (p.dA || p.ddt_bias || p.dD) {
+    launch(backward_sum_parameters_kernel, p.heads, kSumThreads, 0, p, plan);
+  }
+}
+
+}  // namespace hax::ssd
