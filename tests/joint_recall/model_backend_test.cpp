@@ -1,4 +1,4 @@
-// The CPU backend's arithmetic against plain fp64 loops.
+// The backend's arithmetic against plain fp64 loops.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -7,6 +7,7 @@
 #include "model/backend.hpp"
 #include "model/error.hpp"
 #include "model_mixer_fixture.hpp"
+#include "model_staged_backend.hpp"
 #include "support/comparator.hpp"
 #include "support/finite_difference.hpp"
 #include "support/oracle_math.hpp"
@@ -51,14 +52,14 @@ class GappedMatrix {
   Matrix matrix_;
 };
 
-class CpuBackendTest : public testing::Test {
+class BackendTest : public testing::Test {
  protected:
-  std::unique_ptr<Backend> backend_ = make_cpu_backend();
+  StagedBackend backend_;
 };
 
-TEST_F(CpuBackendTest, RejectsNegativeThreads) { EXPECT_THROW(make_cpu_backend(-1), ModelError); }
+TEST(CpuBackend, RejectsNegativeThreads) { EXPECT_THROW(make_cpu_backend(-1), ModelError); }
 
-TEST_F(CpuBackendTest, GemmInAllFourForms) {
+TEST_F(BackendTest, GemmInAllFourForms) {
   const Array a = random_normal({5, 7}, 1), b = random_normal({7, 9}, 2),
               c = random_normal({5, 9}, 3);
   const auto transposed = [](const Array& m) {
@@ -79,8 +80,8 @@ TEST_F(CpuBackendTest, GemmInAllFourForms) {
   for (const bool ta : {false, true}) {
     for (const bool tb : {false, true}) {
       GappedMatrix result(c);
-      backend_->gemm(ta, tb, 1.5f, GappedMatrix(ta ? transposed(a) : a),
-                     GappedMatrix(tb ? transposed(b) : b), 0.5f, result);
+      backend_.gemm(ta, tb, 1.5f, GappedMatrix(ta ? transposed(a) : a),
+                    GappedMatrix(tb ? transposed(b) : b), 0.5f, result);
       EXPECT_TRUE(expect_close("gemm", result.array(), want, 1e-6));
     }
   }
@@ -100,22 +101,22 @@ Array oracle_rmsnorm(const Array& x, const Array& weight, double eps) {
 // Rows and columns beside the sizes of chunks and lanes.
 constexpr std::pair<int64_t, int64_t> kShapes[] = {{1, 2}, {3, 15}, {65, 16}, {130, 37}, {0, 4}};
 
-TEST_F(CpuBackendTest, Rmsnorm) {
+TEST_F(BackendTest, Rmsnorm) {
   for (const auto& [rows, columns] : kShapes) {
     SCOPED_TRACE(testing::Message() << rows << " x " << columns);
     Array x = random_normal({rows, columns}, 1), weight = random_normal({columns}, 2, 1.0, 0.2);
     const Array dy = random_normal({rows, columns}, 3), old = random_normal({rows, columns}, 4);
     const std::vector<float> w = to_floats(weight);
     GappedMatrix y(rows, columns);
-    backend_->rmsnorm(GappedMatrix(x), w.data(), 1e-5f, y);
+    backend_.rmsnorm(GappedMatrix(x), w.data(), 1e-5f, y);
     EXPECT_TRUE(expect_close("y", y.array(), oracle_rmsnorm(x, weight, 1e-5), 1e-6));
 
     const auto loss = [&] { return hax_test::dot(oracle_rmsnorm(x, weight, 1e-5), dy); };
     for (const bool accumulate : {false, true}) {
       GappedMatrix dx(old);
       std::vector<float> dw(static_cast<size_t>(columns), 0.25f);
-      backend_->rmsnorm_backward(GappedMatrix(x), w.data(), 1e-5f, GappedMatrix(dy), accumulate, dx,
-                                 dw.data());
+      backend_.rmsnorm_backward(GappedMatrix(x), w.data(), 1e-5f, GappedMatrix(dy), accumulate, dx,
+                                dw.data());
       Array d_weight = to_array({columns}, dw), d_x = dx.array();
       for (double& value : d_weight.data) value -= 0.25;
       if (accumulate) {
@@ -128,7 +129,7 @@ TEST_F(CpuBackendTest, Rmsnorm) {
   }
 }
 
-TEST_F(CpuBackendTest, GatedSum) {
+TEST_F(BackendTest, GatedSum) {
   for (const bool with_o : {true, false}) {
     for (const auto& [rows, columns] : kShapes) {
       SCOPED_TRACE(testing::Message() << rows << " x " << columns << (with_o ? " with o" : ""));
@@ -153,10 +154,10 @@ TEST_F(CpuBackendTest, GatedSum) {
       const std::vector<float> e = to_floats(E);
       GappedMatrix out(rows, columns), dy(rows, columns), d_o(rows, columns), d_gate(rows, columns);
       std::vector<float> dE(static_cast<size_t>(columns), 0.0f);
-      backend_->gated_sum(GappedMatrix(y), o_matrix, e.data(), GappedMatrix(gate), out);
+      backend_.gated_sum(GappedMatrix(y), o_matrix, e.data(), GappedMatrix(gate), out);
       EXPECT_TRUE(expect_close("out", out.array(), oracle(), 1e-6));
-      backend_->gated_sum_backward(GappedMatrix(y), o_matrix, e.data(), GappedMatrix(gate),
-                                   GappedMatrix(d_out), dy, d_o, d_gate, dE.data());
+      backend_.gated_sum_backward(GappedMatrix(y), o_matrix, e.data(), GappedMatrix(gate),
+                                  GappedMatrix(d_out), dy, d_o, d_gate, dE.data());
       const hax_test::FiniteDifferenceOptions options{.samples = 40, .tolerance = 1e-5};
       EXPECT_TRUE(hax_test::expect_gradient("dy", loss, y, dy.array(), options));
       EXPECT_TRUE(hax_test::expect_gradient("d_gate", loss, gate, d_gate.array(), options));
@@ -168,12 +169,12 @@ TEST_F(CpuBackendTest, GatedSum) {
   }
 }
 
-TEST_F(CpuBackendTest, GatherAndScatter) {
+TEST_F(BackendTest, GatherAndScatter) {
   const Array table = random_normal({6, 21}, 1), d_out = random_normal({9, 21}, 2);
   const std::vector<int32_t> index = {5, 0, 0, 3, 5, 5, 1, 0, 2};
   GappedMatrix out(9, 21), d_table(table);
-  backend_->gather_rows(GappedMatrix(table), index.data(), out);
-  backend_->scatter_add_rows(GappedMatrix(d_out), index.data(), d_table);
+  backend_.gather_rows(GappedMatrix(table), index.data(), out);
+  backend_.scatter_add_rows(GappedMatrix(d_out), index.data(), d_table);
   Array gathered({9, 21}), scattered = table;
   for (int64_t r = 0; r < 9; ++r) {
     for (int64_t c = 0; c < 21; ++c) {
@@ -185,13 +186,41 @@ TEST_F(CpuBackendTest, GatherAndScatter) {
   EXPECT_TRUE(expect_close("scatter", d_table.array(), scattered, 1e-6));
 }
 
-TEST_F(CpuBackendTest, MaskAddCopy) {
+// More rows than one partial sum takes, most of them for one row of the table.
+TEST_F(BackendTest, ScatterOfManyRows) {
+  constexpr int64_t kRows = 5000, kTable = 7;
+  const Array d_out = random_normal({kRows, 5}, 2);
+  std::vector<int32_t> index(kRows);
+  Array want({kTable, 5});
+  for (int64_t r = 0; r < kRows; ++r) {
+    const int32_t row = r % 3 == 0 ? static_cast<int32_t>(r % kTable) : 2;
+    index[static_cast<size_t>(r)] = row;
+    for (int64_t c = 0; c < 5; ++c) want.at(row, c) += d_out.at(r, c);
+  }
+  GappedMatrix d_table(Array({kTable, 5}));
+  backend_.scatter_add_rows(GappedMatrix(d_out), index.data(), d_table);
+  EXPECT_TRUE(expect_close("scatter", d_table.array(), want, 1e-5));
+}
+
+TEST_F(BackendTest, ScatterRowsOverwritesThoseNamed) {
+  const Array source = random_normal({3, 5}, 1), old = random_normal({6, 5}, 2);
+  const std::vector<int32_t> index = {4, 0, 5};
+  GappedMatrix target(old);
+  backend_.scatter_rows(GappedMatrix(source), index.data(), target);
+  Array want = old;
+  for (int64_t r = 0; r < 3; ++r) {
+    for (int64_t c = 0; c < 5; ++c) want.at(index[static_cast<size_t>(r)], c) = source.at(r, c);
+  }
+  EXPECT_TRUE(expect_close("scatter", target.array(), want, 1e-7));
+}
+
+TEST_F(BackendTest, MaskAddCopy) {
   const Array a = random_normal({3, 5}, 1), b = random_normal({3, 5}, 2);
   GappedMatrix masked(a), sum(a), copy(3, 5);
   const uint8_t mask[] = {1, 0, 1};
-  backend_->mask_rows(mask, masked);
-  backend_->add(-2.0f, GappedMatrix(b), sum);
-  backend_->copy(GappedMatrix(b), copy);
+  backend_.mask_rows(mask, masked);
+  backend_.add(-2.0f, GappedMatrix(b), sum);
+  backend_.copy(GappedMatrix(b), copy);
   Array want_masked = a, want_sum = a;
   for (int64_t c = 0; c < 5; ++c) want_masked.at(1, c) = 0.0;
   for (size_t i = 0; i < b.data.size(); ++i) want_sum.data[i] -= 2.0 * b.data[i];
@@ -200,22 +229,22 @@ TEST_F(CpuBackendTest, MaskAddCopy) {
   EXPECT_TRUE(expect_close("copy", copy.array(), b, 1e-7));
 }
 
-TEST_F(CpuBackendTest, NegatedExp) {
+TEST_F(BackendTest, NegatedExp) {
   const float A_log[] = {0.0f, 1.0f, -2.0f}, dA[] = {2.0f, 3.0f, 5.0f};
   float A[3], d_A_log[] = {1.0f, 1.0f, 1.0f};
-  backend_->negated_exp(A_log, 3, A);
-  backend_->negated_exp_backward(A, dA, 3, d_A_log);
+  backend_.negated_exp(A_log, 3, A);
+  backend_.negated_exp_backward(A, dA, 3, d_A_log);
   for (int i = 0; i < 3; ++i) {
     EXPECT_NEAR(A[i], -std::exp(A_log[i]), 1e-6);
     EXPECT_NEAR(d_A_log[i], 1.0 - dA[i] * std::exp(A_log[i]), 1e-5);
   }
 }
 
-TEST_F(CpuBackendTest, RopeRotatesHalvesAndBack) {
+TEST_F(BackendTest, RopeRotatesHalvesAndBack) {
   const Array x = random_normal({4, 12}, 1);
   const int32_t position[] = {0, 1, 7, 1000};
   GappedMatrix y(x);
-  backend_->rope(position, 2, 100.0, false, y);
+  backend_.rope(position, 2, 100.0, false, y);
   Array want = x;
   for (int64_t r = 0; r < 4; ++r) {
     for (int64_t h = 0; h < 2; ++h) {
@@ -228,11 +257,11 @@ TEST_F(CpuBackendTest, RopeRotatesHalvesAndBack) {
     }
   }
   EXPECT_TRUE(expect_close("rope", y.array(), want, 1e-6));
-  backend_->rope(position, 2, 100.0, true, y);
+  backend_.rope(position, 2, 100.0, true, y);
   EXPECT_TRUE(expect_close("back", y.array(), x, 1e-6));
 }
 
-TEST_F(CpuBackendTest, CrossEntropy) {
+TEST_F(BackendTest, CrossEntropy) {
   Array logits = random_normal({70, 37}, 1, 0.0, 3.0);
   logits.at(2, 5) = logits.at(2, 9) = 50.0;  // a tie: the first wins
   std::vector<int32_t> label(70);
@@ -249,9 +278,10 @@ TEST_F(CpuBackendTest, CrossEntropy) {
     return sum / 70.0;
   };
   GappedMatrix untouched(logits), gradient(logits);
-  backend_->cross_entropy(label.data(), 0.0f, untouched, loss.data(), prediction.data());
+  backend_.cross_entropy(label.data(), nullptr, untouched, loss.data(), prediction.data());
   EXPECT_TRUE(expect_close("logits", untouched.array(), logits, 1e-7));
-  backend_->cross_entropy(label.data(), 1.0f / 70.0f, gradient, loss.data(), prediction.data());
+  const float scale = 1.0f / 70.0f;
+  backend_.cross_entropy(label.data(), &scale, gradient, loss.data(), prediction.data());
   double sum = 0.0;
   for (const float value : loss) sum += double{value};
   EXPECT_NEAR(sum / 70.0, mean_loss(), 1e-6 * mean_loss());
@@ -264,18 +294,62 @@ TEST_F(CpuBackendTest, CrossEntropy) {
   }
 }
 
+TEST_F(BackendTest, CrossEntropyOfPaddingIsNothing) {
+  const Array logits = random_normal({3, 37}, 1);
+  const int32_t label[] = {4, -1, 36};
+  const float scale = 0.5f;
+  float loss[3];
+  int32_t prediction[3];
+  GappedMatrix gradient(logits);
+  backend_.cross_entropy(label, &scale, gradient, loss, prediction);
+  EXPECT_EQ(loss[1], 0.0f);
+  EXPECT_GT(loss[0], 0.0f);
+  const Array got = gradient.array();
+  for (int64_t c = 0; c < 37; ++c) EXPECT_EQ(got.at(1, c), 0.0);
+  EXPECT_LT(got.at(2, 36), 0.0);
+}
+
+// More items than a block has warps; some ask nothing, one asks more than a warp has lanes.
+TEST_F(BackendTest, ScoresOfABatch) {
+  std::vector<int32_t> offset = {0}, prediction, target;
+  std::vector<float> loss;
+  double want_loss = 0.0, want_accuracy = 0.0;
+  int64_t asking = 0;
+  for (int32_t item = 0; item < 21; ++item) {
+    const int32_t asks = item == 5 ? 100 : item % 4;
+    int32_t right = 0;
+    for (int32_t j = 0; j < asks; ++j) {
+      const bool hit = (item * 7 + j) % 3 == 0;
+      right += hit;
+      target.push_back(j);
+      prediction.push_back(hit ? j : j + 1);
+      loss.push_back(0.25f * static_cast<float>(j + item));
+      want_loss += double{loss.back()};
+    }
+    offset.push_back(offset.back() + asks);
+    if (asks == 0) continue;
+    want_accuracy += static_cast<double>(right) / asks;
+    ++asking;
+  }
+  BatchScores scores;
+  backend_.score_batch(loss.data(), prediction.data(), target.data(), offset.data(), 21, &scores);
+  EXPECT_NEAR(scores.loss, want_loss / static_cast<double>(loss.size()), 1e-12);
+  EXPECT_NEAR(scores.accuracy, want_accuracy / static_cast<double>(asking), 1e-12);
+  EXPECT_EQ(scores.items, asking);
+}
+
 // Two steps by hand: decoupled decay first, then the bias-corrected update.
-TEST_F(CpuBackendTest, AdamwAgainstTheFormula) {
+TEST_F(BackendTest, AdamwAgainstTheFormula) {
   constexpr int64_t kCount = 5000;
   const Array start = random_normal({kCount}, 1), g1 = random_normal({kCount}, 2),
               g2 = random_normal({kCount}, 3);
   std::vector<float> value = to_floats(start), first(kCount, 0.0f), second(kCount, 0.0f);
   const AdamwArgs args{.lr = 0.002, .step = 1};
-  backend_->adamw(args, kCount, to_floats(g1).data(), value.data(), first.data(), second.data());
+  backend_.adamw(args, kCount, to_floats(g1).data(), value.data(), first.data(), second.data());
   AdamwArgs next = args;
   next.step = 2;
   next.lr = 0.003;
-  backend_->adamw(next, kCount, to_floats(g2).data(), value.data(), first.data(), second.data());
+  backend_.adamw(next, kCount, to_floats(g2).data(), value.data(), first.data(), second.data());
 
   Array want({kCount}), m({kCount}), v({kCount});
   for (int64_t i = 0; i < kCount; ++i) {
@@ -295,13 +369,13 @@ TEST_F(CpuBackendTest, AdamwAgainstTheFormula) {
   EXPECT_TRUE(expect_close("second moment", to_array({kCount}, second), v, 1e-5));
 }
 
-TEST_F(CpuBackendTest, Bf16RoundsToNearestEven) {
+TEST_F(BackendTest, Bf16RoundsToNearestEven) {
   const float values[] = {1.0f,        1.00390625f, 1.01171875f, -3.0f,  0.0f,
                           1.00390637f, INFINITY,    NAN,         3.4e38f};
   uint16_t bits[9];
   float back[9];
-  backend_->to_bf16(compact(values, 3, 3), bits);
-  backend_->from_bf16(bits, compact(back, 3, 3));
+  backend_.to_bf16(compact(values, 3, 3), bits);
+  backend_.from_bf16(bits, compact(back, 3, 3));
   const float want[] = {1.0f, 1.0f, 1.015625f, -3.0f, 0.0f, 1.0078125f, INFINITY, NAN, INFINITY};
   for (int i = 0; i < 9; ++i) {
     if (std::isnan(want[i])) {
@@ -312,29 +386,29 @@ TEST_F(CpuBackendTest, Bf16RoundsToNearestEven) {
   }
 }
 
-TEST_F(CpuBackendTest, PicksAreTheLargestNoise) {
+TEST_F(BackendTest, PicksAreTheLargestNoise) {
   const float noise[] = {0.3f, 0.9f, 0.9f, 0.1f, 0.5f, 0.8f};
   const uint8_t mask[] = {1, 1, 1, 1, 0, 0};
   int32_t pick[8];
-  backend_->top_positions(noise, nullptr, nullptr, 1, 6, 4, pick);
+  backend_.top_positions(noise, nullptr, nullptr, 1, 6, 4, pick);
   EXPECT_EQ(std::vector<int32_t>(pick, pick + 4), (std::vector<int32_t>{1, 2, 5, 4}));
-  backend_->top_positions(noise, mask, nullptr, 1, 6, 4, pick);
+  backend_.top_positions(noise, mask, nullptr, 1, 6, 4, pick);
   EXPECT_EQ(std::vector<int32_t>(pick, pick + 4), (std::vector<int32_t>{1, 2, 0, 3}));
-  backend_->top_positions(noise, mask, nullptr, 1, 6, 5, pick);
+  backend_.top_positions(noise, mask, nullptr, 1, 6, 5, pick);
   EXPECT_EQ(pick[4], 5) << "padding fills up a short sequence";
   const int32_t offset[] = {0, 2, 6};
-  backend_->top_positions(noise, nullptr, offset, 2, 6, 4, pick);
+  backend_.top_positions(noise, nullptr, offset, 2, 6, 4, pick);
   EXPECT_EQ(std::vector<int32_t>(pick, pick + 8), (std::vector<int32_t>{1, 0, -1, -1, 0, 3, 2, 1}));
 }
 
 // Every position is picked equally often, and none twice in a row.
-TEST_F(CpuBackendTest, PicksAreUniformWithoutReplacement) {
+TEST_F(BackendTest, PicksAreUniformWithoutReplacement) {
   constexpr int64_t kSequences = 4000, kLength = 20, kPicks = 6;
   std::vector<float> noise(kSequences * kLength);
   std::vector<int32_t> pick(kSequences * kPicks);
-  backend_->random_uniform({3, RandomPurpose::kRankingNoise, 1, 2, 0}, kSequences * kLength,
-                           noise.data());
-  backend_->top_positions(noise.data(), nullptr, nullptr, kSequences, kLength, kPicks, pick.data());
+  backend_.random_uniform({3, RandomPurpose::kRankingNoise, 1, 2, 0}, kSequences * kLength,
+                          noise.data());
+  backend_.top_positions(noise.data(), nullptr, nullptr, kSequences, kLength, kPicks, pick.data());
   std::vector<int64_t> times(kLength, 0);
   for (int64_t s = 0; s < kSequences; ++s) {
     std::vector<int32_t> row(pick.begin() + s * kPicks, pick.begin() + (s + 1) * kPicks);

@@ -227,7 +227,7 @@ TEST(ModelInterface, BadArgumentsAreNamed) {
            D.name.c_str());
   ModelConfig bad = tiny_config(BaseArch::kMamba2);
   bad.n_groups = 3;
-  mentions(error_of([&] { Model(bad, make_cpu_backend(), 1); }), "n_groups");
+  mentions(error_of([&] { Model(bad, make_test_backend(), 1); }), "n_groups");
 }
 
 }  // namespace

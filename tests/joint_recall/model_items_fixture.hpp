@@ -8,6 +8,7 @@
 
 #include "model/batch_view.hpp"
 #include "model/model.hpp"
+#include "model_test_backend.hpp"
 
 namespace joint_recall {
 
@@ -132,7 +133,7 @@ inline std::string name_of(const BaseAndPattern& model) {
 }
 
 inline std::unique_ptr<Model> make_model(const ModelConfig& config, uint64_t seed = 1) {
-  auto model = std::make_unique<Model>(config, make_cpu_backend(), seed);
+  auto model = std::make_unique<Model>(config, make_test_backend(), seed);
   model->initialise();
   return model;
 }

@@ -11,6 +11,7 @@
 
 #include "model/attention_picture.hpp"
 #include "model/transform.hpp"
+#include "model_test_backend.hpp"
 #include "support/golden_layer.hpp"
 
 namespace joint_recall {
@@ -27,19 +28,20 @@ inline Array to_array(std::vector<int64_t> shape, const std::vector<float>& valu
 
 class GivenDraws : public RandomDraws {
  public:
-  GivenDraws(Array hash_projection, Array ranking_noise)
-      : R_(to_floats(hash_projection)), noise_(to_floats(ranking_noise)) {}
+  GivenDraws(Backend& backend, Array hash_projection, Array ranking_noise)
+      : backend_(backend), R_(to_floats(hash_projection)), noise_(to_floats(ranking_noise)) {}
 
   void hash_projection(int64_t, Matrix R) override {
     ASSERT_EQ(static_cast<int64_t>(R_.size()), R.rows * R.columns);
-    std::copy(R_.begin(), R_.end(), R.data);
+    backend_.copy_in(R.data, R_.data(), R_.size() * sizeof(float));
   }
   void ranking_noise(int64_t, int64_t tokens, float* noise) override {
     ASSERT_EQ(static_cast<int64_t>(noise_.size()), tokens);
-    std::copy(noise_.begin(), noise_.end(), noise);
+    backend_.copy_in(noise, noise_.data(), noise_.size() * sizeof(float));
   }
 
  private:
+  Backend& backend_;
   std::vector<float> R_, noise_;
 };
 
@@ -73,7 +75,7 @@ struct MixerRun {
 
 inline MixerRun run_mixer(const ModelConfig& config, const hax_test::LayerArgs& args,
                           const Array& grad_out, double gate_weight) {
-  const std::shared_ptr<Backend> backend = make_cpu_backend();
+  const std::shared_ptr<Backend> backend = make_test_backend();
   ParameterStore store(*backend);
   const auto mixer = make_mixer(config, 0, "mixer", store);
   store.allocate();
@@ -86,31 +88,38 @@ inline MixerRun run_mixer(const ModelConfig& config, const hax_test::LayerArgs& 
   mixer->bind(store);
 
   Arena arena(*backend);
-  GivenDraws draws(args.hash_projection, args.ranking_noise);
+  GivenDraws draws(*backend, args.hash_projection, args.ranking_noise);
   Pass pass{*backend, arena, draws};
   pass.precision = config.precision;
   pass.training = true;
-  pass.batch = pass.sequences = args.hidden_states.size(0);
+  pass.batch = pass.items = pass.sequences = args.hidden_states.size(0);
   pass.length = args.hidden_states.size(1);
   std::vector<uint8_t> mask;
   for (const double real : args.attention_mask.data) mask.push_back(real != 0.0);
-  if (!mask.empty()) pass.attention_mask = mask.data();
-  const auto dgate_loss = static_cast<float>(gate_weight);
-  pass.dgate_loss = &dgate_loss;
+  const OnBackend<uint8_t> mask_there(*backend, mask);
+  if (!mask.empty()) pass.attention_mask = mask_there.data();
+  const OnBackend<float> dgate_loss(*backend, {static_cast<float>(gate_weight)});
+  pass.dgate_loss = dgate_loss.data();
 
-  const int64_t hidden = config.hidden_size, count = pass.tokens() * hidden;
-  std::vector<float> x = to_floats(args.hidden_states), dy = to_floats(grad_out);
-  std::vector<float> y(x.size(), 0.0f), dx(x.size());
+  const int64_t hidden = config.hidden_size;
+  const OnBackend<float> x(*backend, to_floats(args.hidden_states));
+  const OnBackend<float> dy(*backend, to_floats(grad_out));
+  const std::vector<float> zeros(args.hidden_states.data.size(), 0.0f);
+  const OnBackend<float> y(*backend, zeros), dx(*backend, zeros);
+  mixer->draw(pass);
   mixer->forward(pass, compact(x.data(), pass.tokens(), hidden),
                  compact(y.data(), pass.tokens(), hidden));
-  EXPECT_EQ(static_cast<int64_t>(dx.size()), count);
 
   MixerRun run;
-  if (const float* loss = mixer->ranking_loss()) run.gate_loss = double{*loss};
+  if (const float* loss = mixer->ranking_loss()) {
+    float value = 0.0f;
+    backend->copy_out(&value, loss, sizeof value);
+    run.gate_loss = double{value};
+  }
   if (const Attention* attention = mixer->attention()) {
     for (int64_t b = 0; b < pass.batch; ++b) {
       Pass one{*backend, arena, draws};
-      one.batch = one.sequences = 1;
+      one.batch = one.items = one.sequences = 1;
       one.length = pass.length;
       const int64_t first = b * pass.length;
       Attention part = *attention;
@@ -127,8 +136,8 @@ inline MixerRun run_mixer(const ModelConfig& config, const hax_test::LayerArgs& 
   }
   mixer->backward(pass, compact(static_cast<const float*>(dy.data()), pass.tokens(), hidden),
                   compact(dx.data(), pass.tokens(), hidden));
-  run.out = to_array(args.hidden_states.shape, y);
-  run.d_hidden_states = to_array(args.hidden_states.shape, dx);
+  run.out = to_array(args.hidden_states.shape, y.values());
+  run.d_hidden_states = to_array(args.hidden_states.shape, dx.values());
   for (const Parameter& parameter : store.parameters()) {
     std::vector<float> gradient(static_cast<size_t>(parameter.count));
     store.get(parameter, ParameterPart::kGradient, gradient);

@@ -77,7 +77,7 @@ TEST(ModelTraining, ResumedRunIsBitEqual) {
     const auto whole = make_model(config, 9), begun = make_model(config, 9);
     run(*whole, 1, 6);
     run(*begun, 1, 3);
-    Model resumed(config, make_cpu_backend(), 9);
+    Model resumed(config, make_test_backend(), 9);
     for (const Parameter& parameter : begun->parameters()) {
       for (const ParameterPart part : kSaved) {
         if (!parameter.trainable && part != ParameterPart::kValue) continue;

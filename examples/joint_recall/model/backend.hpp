@@ -2,11 +2,14 @@
 // model is written once against this interface.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "hax/hax.h"
+#include "model/config.hpp"
 #include "model/matrix.hpp"
 #include "model/random.hpp"
 
@@ -20,6 +23,15 @@ struct AdamwArgs {
   double weight_decay = 0.01;
   int64_t step = 1;  // this update's number, from 1 on
 };
+
+struct BatchScores {
+  double loss = 0.0;
+  double accuracy = 0.0;
+  int64_t items = 0;
+};
+
+// Tells apart what a model does repeatedly: equal keys mean equal calls with equal operands.
+using WorkKey = std::array<int64_t, 6>;
 
 // Pointers are memory on device(), except where "host" is said. Work is queued on stream() in the
 // order of the calls; copy_out() waits for it. Sums are taken in an order that doesn't depend on
@@ -40,7 +52,14 @@ class Backend {
   virtual void release(void* memory) = 0;
   virtual void copy_in(void* target, const void* host, size_t bytes) = 0;
   virtual void copy_out(void* host, const void* source, size_t bytes) = 0;
+  virtual void copy_within(void* target, const void* source, size_t bytes) = 0;
   virtual void zero(void* memory, size_t bytes) = 0;
+
+  // Queues what `work` queues. A backend may record the calls the first times and later replay them
+  // without calling `work`; then memory must not be allocated, nor copied from or to the host, within.
+  virtual void run(const WorkKey& key, const std::function<void()>& work) = 0;
+  // Whether run() records, so that batches of equal shapes are worth some padding.
+  virtual bool records() const = 0;
 
   // c = alpha op(a) op(b) + beta c, with op(x) = x or its transpose; beta = 0 ignores c's content.
   virtual void gemm(bool transpose_a, bool transpose_b, float alpha, ConstMatrix a, ConstMatrix b,
@@ -65,6 +84,9 @@ class Backend {
   // d_table[index[r]] += d_out[r]
   virtual void scatter_add_rows(ConstMatrix d_out, const int32_t* index, Matrix d_table) = 0;
 
+  // target[index[r]] = source[r], each row of the target named at most once.
+  virtual void scatter_rows(ConstMatrix source, const int32_t* index, Matrix target) = 0;
+
   // x[r] = mask[r] ? x[r] : 0
   virtual void mask_rows(const uint8_t* mask, Matrix x) = 0;
   // target += scale * source
@@ -82,9 +104,15 @@ class Backend {
                     Matrix x) = 0;
 
   // loss[r] = logsumexp(logits[r]) - logits[r][label[r]]; prediction[r] = the first largest logit;
-  // logits become the gradient of scale * sum of loss (scale 0: they are left alone).
-  virtual void cross_entropy(const int32_t* label, float scale, Matrix logits, float* loss,
+  // logits become the gradient of *scale * sum of loss (scale NULL: they are left alone). Rows with a
+  // negative label count for nothing: loss and gradient 0.
+  virtual void cross_entropy(const int32_t* label, const float* scale, Matrix logits, float* loss,
                              int32_t* prediction) = 0;
+
+  // Mean loss over the asked tokens; accuracy, per item the share of them predicted right, mean over
+  // the items that ask; and the number of those. Item i owns the entries [offset[i], offset[i + 1]).
+  virtual void score_batch(const float* loss, const int32_t* prediction, const int32_t* target,
+                           const int32_t* offset, int64_t items, BatchScores* scores) = 0;
 
   // One AdamW update (decoupled weight decay) of all parameters together.
   virtual void adamw(const AdamwArgs& args, int64_t count, const float* gradient, float* value,
@@ -109,5 +137,11 @@ class Backend {
 
 // num_threads 0: as many as the OpenMP runtime gives. Throws ModelError.
 std::unique_ptr<Backend> make_cpu_backend(int num_threads = 0);
+
+#ifdef JOINT_RECALL_WITH_CUDA
+// With bf16 activations matrix products may round their factors to tf32. Throws ModelError.
+std::unique_ptr<Backend> make_cuda_backend(int device, Precision precision);
+int count_gpus();  // that can be used; 0 also without a driver
+#endif
 
 }  // namespace joint_recall

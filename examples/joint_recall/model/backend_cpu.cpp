@@ -51,6 +51,12 @@ void CpuBackend::copy_out(void* host, const void* source, size_t bytes) {
   if (bytes > 0) std::memcpy(host, source, bytes);
 }
 
+void CpuBackend::copy_within(void* target, const void* source, size_t bytes) {
+  if (bytes > 0) std::memcpy(target, source, bytes);
+}
+
+void CpuBackend::run(const WorkKey&, const std::function<void()>& work) { work(); }
+
 void CpuBackend::zero(void* memory, size_t bytes) {
   if (bytes > 0) std::memset(memory, 0, bytes);
 }
@@ -87,6 +93,14 @@ void CpuBackend::scatter_add_rows(ConstMatrix d_out, const int32_t* index, Matri
       for (int64_t c = first; c < last; ++c) target[c] += source[c];
     }
   }
+}
+
+void CpuBackend::scatter_rows(ConstMatrix source, const int32_t* index, Matrix target) {
+  for_row_chunks(source.rows, num_threads_, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      std::copy_n(source.row(r), source.columns, target.row(index[r]));
+    }
+  });
 }
 
 void CpuBackend::mask_rows(const uint8_t* mask, Matrix x) {

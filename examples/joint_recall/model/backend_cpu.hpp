@@ -22,7 +22,10 @@ class CpuBackend : public Backend {
   void release(void* memory) override;
   void copy_in(void* target, const void* host, size_t bytes) override;
   void copy_out(void* host, const void* source, size_t bytes) override;
+  void copy_within(void* target, const void* source, size_t bytes) override;
   void zero(void* memory, size_t bytes) override;
+  void run(const WorkKey& key, const std::function<void()>& work) override;
+  bool records() const override { return false; }
 
   void gemm(bool transpose_a, bool transpose_b, float alpha, ConstMatrix a, ConstMatrix b,
             float beta, Matrix c) override;
@@ -36,6 +39,7 @@ class CpuBackend : public Backend {
                           float* d_E) override;
   void gather_rows(ConstMatrix table, const int32_t* index, Matrix out) override;
   void scatter_add_rows(ConstMatrix d_out, const int32_t* index, Matrix d_table) override;
+  void scatter_rows(ConstMatrix source, const int32_t* index, Matrix target) override;
   void mask_rows(const uint8_t* mask, Matrix x) override;
   void add(float scale, ConstMatrix source, Matrix target) override;
   void copy(ConstMatrix source, Matrix target) override;
@@ -44,8 +48,10 @@ class CpuBackend : public Backend {
                             float* d_A_log) override;
   void rope(const int32_t* position, int64_t num_heads, double theta, bool inverse,
             Matrix x) override;
-  void cross_entropy(const int32_t* label, float scale, Matrix logits, float* loss,
+  void cross_entropy(const int32_t* label, const float* scale, Matrix logits, float* loss,
                      int32_t* prediction) override;
+  void score_batch(const float* loss, const int32_t* prediction, const int32_t* target,
+                   const int32_t* offset, int64_t items, BatchScores* scores) override;
   void adamw(const AdamwArgs& args, int64_t count, const float* gradient, float* value,
              float* first_moment, float* second_moment) override;
   void random_normal(const RandomKey& key, int64_t count, float* out) override;

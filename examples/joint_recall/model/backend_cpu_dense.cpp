@@ -120,11 +120,17 @@ void gated_sum_backward_rows(ConstMatrix y, ConstMatrix o, const float* E, Const
 }
 
 JOINT_RECALL_CPU_LEVELS
-void cross_entropy_rows(const int32_t* label, float scale, Matrix logits, float* loss,
+void cross_entropy_rows(const int32_t* label, const float* scale, Matrix logits, float* loss,
                         int32_t* prediction, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
     float* row = logits.row(r);
     const int64_t best = std::max_element(row, row + logits.columns) - row;
+    if (label[r] < 0) {
+      prediction[r] = static_cast<int32_t>(best);
+      loss[r] = 0.0f;
+      if (scale != nullptr) std::fill_n(row, logits.columns, 0.0f);
+      continue;
+    }
     const float largest = row[best];
     const float wanted = row[label[r]];
     prediction[r] = static_cast<int32_t>(best);
@@ -132,9 +138,9 @@ void cross_entropy_rows(const int32_t* label, float scale, Matrix logits, float*
         lane_sum(logits.columns, [=](int64_t c) { return fast_exp(row[c] - largest); });
     const float log_sum = largest + std::log(sum);
     loss[r] = log_sum - wanted;
-    if (scale == 0.0f) continue;
-    for (int64_t c = 0; c < logits.columns; ++c) row[c] = scale * fast_exp(row[c] - log_sum);
-    row[label[r]] -= scale;
+    if (scale == nullptr) continue;
+    for (int64_t c = 0; c < logits.columns; ++c) row[c] = *scale * fast_exp(row[c] - log_sum);
+    row[label[r]] -= *scale;
   }
 }
 
@@ -235,11 +241,27 @@ void CpuBackend::rope(const int32_t* position, int64_t num_heads, double theta, 
   });
 }
 
-void CpuBackend::cross_entropy(const int32_t* label, float scale, Matrix logits, float* loss,
+void CpuBackend::cross_entropy(const int32_t* label, const float* scale, Matrix logits, float* loss,
                                int32_t* prediction) {
   for_row_chunks(logits.rows, num_threads_, [&](int64_t begin, int64_t end) {
     cross_entropy_rows(label, scale, logits, loss, prediction, begin, end);
   });
+}
+
+void CpuBackend::score_batch(const float* loss, const int32_t* prediction, const int32_t* target,
+                             const int32_t* offset, int64_t items, BatchScores* scores) {
+  *scores = {};
+  for (int32_t j = 0; j < offset[items]; ++j) scores->loss += double{loss[j]};
+  if (offset[items] > 0) scores->loss /= offset[items];
+  for (int64_t item = 0; item < items; ++item) {
+    const int32_t begin = offset[item], end = offset[item + 1];
+    if (begin == end) continue;
+    int64_t right = 0;
+    for (int32_t j = begin; j < end; ++j) right += prediction[j] == target[j];
+    scores->accuracy += static_cast<double>(right) / (end - begin);
+    ++scores->items;
+  }
+  if (scores->items > 0) scores->accuracy /= static_cast<double>(scores->items);
 }
 
 void CpuBackend::adamw(const AdamwArgs& args, int64_t count, const float* gradient, float* value,

@@ -14,17 +14,14 @@ void Head::bind(const ParameterStore& store, const Weight& embedding) {
   embedding_ = embedding;
 }
 
-void Head::forward(Pass& pass, ConstMatrix hidden, const AskedTokensOnDevice& asked,
-                   float gradient_scale) {
+void Head::forward(Pass& pass, ConstMatrix hidden, const AskedTokensOnDevice& asked) {
   rows_ = pass.arena.matrix(asked.count, hidden.columns);
   normed_ = pass.arena.matrix(asked.count, hidden.columns);
   logits_ = pass.arena.matrix(asked.count, embedding_.rows);
-  loss_ = pass.arena.take<float>(asked.count);
-  prediction_ = pass.arena.take<int32_t>(asked.count);
   pass.backend.gather_rows(hidden, asked.positions, rows_);
   pass.backend.rmsnorm(rows_, norm_.value, epsilon_, normed_);
   linear(pass, normed_, embedding_, 0.0f, logits_);
-  pass.backend.cross_entropy(asked.targets, gradient_scale, logits_, loss_, prediction_);
+  pass.backend.cross_entropy(asked.targets, asked.scale, logits_, asked.loss, asked.prediction);
 }
 
 void Head::backward(Pass& pass, const AskedTokensOnDevice& asked, Matrix d_hidden) {
@@ -35,7 +32,7 @@ void Head::backward(Pass& pass, const AskedTokensOnDevice& asked, Matrix d_hidde
                                 norm_.gradient);
   pass.backend.zero(d_hidden.data,
                     static_cast<size_t>(d_hidden.rows * d_hidden.columns) * sizeof(float));
-  pass.backend.scatter_add_rows(d_rows, asked.positions, d_hidden);
+  pass.backend.scatter_rows(d_rows, asked.positions, d_hidden);
 }
 
 }  // namespace joint_recall

@@ -6,10 +6,15 @@
 
 namespace joint_recall {
 
+// The asked tokens of a batch, on the device. Entries of padding have a negative target.
 struct AskedTokensOnDevice {
   int64_t count = 0;
   const int32_t* positions = nullptr;
   const int32_t* targets = nullptr;
+  const int32_t* offsets = nullptr;  // items + 1
+  const float* scale = nullptr;      // of the sum of losses, for backward; null: none follows
+  float* loss = nullptr;             // written by the head, like prediction
+  int32_t* prediction = nullptr;
 };
 
 class Head {
@@ -18,22 +23,15 @@ class Head {
   // The head's weights are the embedding's.
   void bind(const ParameterStore& store, const Weight& embedding);
 
-  // hidden: one row per token. gradient_scale: of the sum of losses, 0 where no backward follows.
-  void forward(Pass& pass, ConstMatrix hidden, const AskedTokensOnDevice& asked,
-               float gradient_scale);
+  // hidden: one row per token.
+  void forward(Pass& pass, ConstMatrix hidden, const AskedTokensOnDevice& asked);
   // d_hidden is overwritten.
   void backward(Pass& pass, const AskedTokensOnDevice& asked, Matrix d_hidden);
-
-  // One for each asked position, on the device, after forward.
-  const float* loss() const { return loss_; }
-  const int32_t* prediction() const { return prediction_; }
 
  private:
   float epsilon_;
   Weight norm_, embedding_;
   Matrix rows_, normed_, logits_;
-  float* loss_ = nullptr;
-  int32_t* prediction_ = nullptr;
 };
 
 }  // namespace joint_recall

@@ -19,6 +19,7 @@ class ResidualStep {
   int64_t layer() const { return layer_; }
   const Transform& transform() const { return *transform_; }
 
+  void draw(Pass& pass) { transform_->draw(pass); }
   // Returns the new stream; the old one has to stay until backward.
   Matrix forward(Pass& pass, Matrix hidden);
   // Turns the gradient of the new stream into that of the old.

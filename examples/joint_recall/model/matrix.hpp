@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace joint_recall {
 
@@ -18,7 +19,10 @@ struct BasicMatrix {
   BasicMatrix slice(int64_t first, int64_t count) const {
     return {data == nullptr ? nullptr : data + first, rows, count, stride};
   }
-  operator BasicMatrix<const T>() const { return {data, rows, columns, stride}; }
+  template <class U>
+  requires(std::is_same_v<U, const T> && !std::is_const_v<T>) operator BasicMatrix<U>() const {
+    return {data, rows, columns, stride};
+  }
 };
 
 using Matrix = BasicMatrix<float>;

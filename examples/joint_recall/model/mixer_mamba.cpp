@@ -39,6 +39,8 @@ class MambaMixer : public Transform {
     out_proj_ = store.weight(prefix_ + "out_proj.weight");
   }
 
+  void draw(Pass& pass) override { branch_.draw(pass); }
+
   void forward(Pass& pass, Matrix x, Matrix out) override {
     const int64_t tokens = pass.tokens();
     hidden_ = x;

@@ -42,6 +42,8 @@ class Mamba2Mixer : public Transform {
     out_proj_ = store.weight(prefix_ + "out_proj.weight");
   }
 
+  void draw(Pass& pass) override { branch_.draw(pass); }
+
   void forward(Pass& pass, Matrix x, Matrix out) override {
     const int64_t tokens = pass.tokens();
     if (pass.attention_mask != nullptr) pass.backend.mask_rows(pass.attention_mask, x);

@@ -5,10 +5,12 @@
 #include <optional>
 
 #include "model/attention_picture.hpp"
+#include "model/batch_on_device.hpp"
 #include "model/head.hpp"
 #include "model/initial_weights.hpp"
 #include "model/layers.hpp"
 #include "model/parameters.hpp"
+#include "model/step_results.hpp"
 
 namespace joint_recall {
 namespace {
@@ -39,45 +41,8 @@ class KeyedDraws : public RandomDraws {
   uint32_t part_;
 };
 
-double mean(const std::vector<float>& values) {
-  double sum = 0.0;
-  for (const float value : values) sum += double{value};
-  return values.empty() ? 0.0 : sum / static_cast<double>(values.size());
-}
-
-struct Accuracy {
-  double mean = 0.0;
-  int64_t items = 0;
-};
-
-Accuracy accuracy(const BatchView& batch, const std::vector<int32_t>& predictions) {
-  Accuracy result;
-  for (int64_t item = 0; item < batch.items(); ++item) {
-    const auto begin = static_cast<size_t>(batch.asked_offsets[static_cast<size_t>(item)]);
-    const auto end = static_cast<size_t>(batch.asked_offsets[static_cast<size_t>(item) + 1]);
-    if (begin == end) continue;
-    size_t right = 0;
-    for (size_t j = begin; j < end; ++j) right += predictions[j] == batch.asked_targets[j];
-    result.mean += static_cast<double>(right) / static_cast<double>(end - begin);
-    ++result.items;
-  }
-  if (result.items > 0) result.mean /= static_cast<double>(result.items);
-  return result;
-}
-
-std::vector<int32_t> token_positions(const BatchView& batch) {
-  std::vector<int32_t> positions(static_cast<size_t>(batch.tokens()));
-  size_t sequence = 0;
-  for (size_t t = 0; t < positions.size(); ++t) {
-    if (batch.packed()) {
-      while (static_cast<size_t>(batch.cu_seqlens[sequence + 1]) <= t) ++sequence;
-      positions[t] = static_cast<int32_t>(t) - batch.cu_seqlens[sequence];
-    } else {
-      positions[t] = static_cast<int32_t>(t % static_cast<size_t>(batch.length));
-    }
-  }
-  return positions;
-}
+// First entries of work keys.
+constexpr int64_t kFirstMicroStep = 0, kLaterMicroStep = 1, kEvaluation = 2;
 
 }  // namespace
 
@@ -88,7 +53,8 @@ struct Model::Impl {
         seed(model_seed),
         store(*backend),
         arena(*backend),
-        steps(declare_all()) {
+        steps(declare_all()),
+        results(*backend, static_cast<int64_t>(steps.size())) {
     store.allocate();
     embedding = store.weight("backbone.embeddings.weight");
     head->bind(store, embedding);
@@ -116,49 +82,48 @@ struct Model::Impl {
     return values;
   }
 
-  // Empties the arena, brings the batch to the device and describes it.
-  Pass begin(const BatchView& batch, RandomDraws& draws, bool training) {
-    check_batch(batch, config.vocab_size);
+  // Empties the arena, brings the batch to the device and draws the pass's random numbers.
+  Pass begin(const BatchView& view, RandomDraws& draws, bool training, float loss_scale) {
+    check_batch(view, config.vocab_size);
     arena.reset();
     Pass pass{*backend, arena, draws};
     pass.precision = config.precision;
     pass.training = training;
-    pass.batch = batch.batch;
-    pass.length = batch.length;
-    pass.sequences = batch.items();
-    inputs = upload(batch.inputs);
-    if (batch.packed()) pass.cu_seqlens = upload(batch.cu_seqlens);
-    if (!batch.attention_mask.empty()) pass.attention_mask = upload(batch.attention_mask);
-    if (config.base_arch == BaseArch::kSamba) {
-      const std::vector<int32_t> positions = token_positions(batch);
-      pass.position = upload(std::span<const int32_t>(positions));
-    }
-    asked = {static_cast<int64_t>(batch.asked_positions.size()), upload(batch.asked_positions),
-             upload(batch.asked_targets)};
+    batch = upload_batch(view, config.base_arch == BaseArch::kSamba, loss_scale, pass);
+    for (ResidualStep& step : steps) step.draw(pass);
     return pass;
+  }
+
+  // kind: what is done with the batch.
+  WorkKey work_key(const Pass& pass, int64_t kind) const {
+    return {kind,           pass.batch,        pass.length,
+            pass.sequences, batch.asked.count, pass.attention_mask != nullptr ? 1 : 0};
   }
 
   Matrix forward(Pass& pass) {
     Matrix hidden = arena.matrix(pass.tokens(), config.hidden_size);
-    backend->gather_rows(embedding.matrix(), inputs, hidden);
+    backend->gather_rows(embedding.matrix(), batch.inputs, hidden);
     for (ResidualStep& step : steps) hidden = step.forward(pass, hidden);
     return hidden;
   }
 
-  void backward(Pass& pass) {
-    const Matrix d_hidden = arena.matrix(pass.tokens(), config.hidden_size);
-    head->backward(pass, asked, d_hidden);
-    for (size_t s = steps.size(); s-- > 0;) steps[s].backward(pass, d_hidden);
-    backend->scatter_add_rows(d_hidden, inputs, embedding.gradient_matrix());
-  }
-
-  double gate_loss() {
-    double sum = 0.0;
+  // Leaves the batch's numbers in `results`.
+  void score(const Pass& pass) {
+    const AskedTokensOnDevice& asked = batch.asked;
+    backend->score_batch(asked.loss, asked.prediction, asked.targets, asked.offsets, pass.items,
+                         results.latest());
+    size_t gate = 0;
     for (const ResidualStep& step : steps) {
       const float* loss = step.transform().ranking_loss();
-      if (loss != nullptr) sum += double{download(loss, 1).front()};
+      if (loss != nullptr) backend->copy_within(results.gate_loss(gate++), loss, sizeof(float));
     }
-    return sum;
+  }
+
+  void backward(Pass& pass) {
+    const Matrix d_hidden = arena.matrix(pass.tokens(), config.hidden_size);
+    head->backward(pass, batch.asked, d_hidden);
+    for (size_t s = steps.size(); s-- > 0;) steps[s].backward(pass, d_hidden);
+    backend->scatter_add_rows(d_hidden, batch.inputs, embedding.gradient_matrix());
   }
 
   ModelConfig config;
@@ -169,9 +134,8 @@ struct Model::Impl {
   std::optional<Head> head;
   std::vector<ResidualStep> steps;
   Weight embedding;
-
-  const int32_t* inputs = nullptr;
-  AskedTokensOnDevice asked;
+  StepResults results;
+  BatchOnDevice batch;  // of the present pass
 };
 
 namespace {
@@ -220,29 +184,36 @@ void Model::set(const Parameter& parameter, ParameterPart part, std::span<const 
   impl_->store.set(parameter, part, values);
 }
 
-StepResult Model::forward_backward(const BatchView& batch, const MicroStep& micro_step) {
+void Model::queue(const BatchView& batch, const MicroStep& micro_step) {
   if (micro_step.count < 1 || micro_step.count > 65536 || micro_step.index < 0 ||
       micro_step.index >= micro_step.count) {
     throw ModelError(fmt::format("micro_step: expected index below count <= 65536, got {} of {}",
                                  micro_step.index, micro_step.count));
   }
-  KeyedDraws draws(*impl_->backend, impl_->seed, RandomPurpose::kHashProjection,
+  Impl& m = *impl_;
+  KeyedDraws draws(*m.backend, m.seed, RandomPurpose::kHashProjection,
                    static_cast<uint64_t>(micro_step.step), static_cast<uint32_t>(micro_step.index));
-  Pass pass = impl_->begin(batch, draws, true);
+  const auto asked = static_cast<double>(batch.asked_positions.size());
+  const double scale = asked == 0.0 ? 0.0 : 1.0 / (asked * micro_step.count);
+  Pass pass = m.begin(batch, draws, true, static_cast<float>(scale));
   const auto dgate_loss = static_cast<float>(micro_step.gate_loss_weight / micro_step.count);
-  pass.dgate_loss = impl_->upload(std::span<const float>(&dgate_loss, 1));
-  if (micro_step.index == 0) impl_->store.clear(ParameterPart::kGradient);
+  pass.dgate_loss = m.upload(std::span<const float>(&dgate_loss, 1));
+  const bool first = micro_step.index == 0;
+  m.backend->run(m.work_key(pass, first ? kFirstMicroStep : kLaterMicroStep), [&] {
+    if (first) m.store.clear(ParameterPart::kGradient);
+    const Matrix hidden = m.forward(pass);
+    m.head->forward(pass, hidden, m.batch.asked);
+    m.backward(pass);
+    m.score(pass);
+  });
+  m.results.keep();
+}
 
-  const AskedTokensOnDevice& asked = impl_->asked;
-  const Matrix hidden = impl_->forward(pass);
-  const double scale =
-      asked.count == 0 ? 0.0 : 1.0 / static_cast<double>(asked.count * micro_step.count);
-  impl_->head->forward(pass, hidden, asked, static_cast<float>(scale));
-  impl_->backward(pass);
+std::vector<StepResult> Model::take_results() { return impl_->results.take(); }
 
-  const Accuracy right = accuracy(batch, impl_->download(impl_->head->prediction(), asked.count));
-  return {mean(impl_->download(impl_->head->loss(), asked.count)), impl_->gate_loss(), right.mean,
-          right.items};
+StepResult Model::forward_backward(const BatchView& batch, const MicroStep& micro_step) {
+  queue(batch, micro_step);
+  return take_results().back();
 }
 
 void Model::apply(int64_t step, double lr) {
@@ -263,17 +234,22 @@ StepResult Model::train_step(const BatchView& batch, int64_t step, double lr,
 }
 
 EvalResult Model::evaluate(const BatchView& batch, uint64_t draw) {
-  KeyedDraws draws(*impl_->backend, impl_->seed, RandomPurpose::kEvaluationHashProjection, draw, 0);
-  Pass pass = impl_->begin(batch, draws, false);
-  const Matrix hidden = impl_->forward(pass);
-  const AskedTokensOnDevice& asked = impl_->asked;
-  impl_->head->forward(pass, hidden, asked, 0.0f);
+  Impl& m = *impl_;
+  KeyedDraws draws(*m.backend, m.seed, RandomPurpose::kEvaluationHashProjection, draw, 0);
+  Pass pass = m.begin(batch, draws, false, 0.0f);
+  m.backend->run(m.work_key(pass, kEvaluation), [&] {
+    const Matrix hidden = m.forward(pass);
+    m.head->forward(pass, hidden, m.batch.asked);
+    m.score(pass);
+  });
   EvalResult result;
-  result.predictions = impl_->download(impl_->head->prediction(), asked.count);
-  result.loss = mean(impl_->download(impl_->head->loss(), asked.count));
-  const Accuracy right = accuracy(batch, result.predictions);
-  result.accuracy = right.mean;
-  result.items = right.items;
+  result.predictions =
+      m.download(m.batch.asked.prediction, static_cast<int64_t>(batch.asked_positions.size()));
+  BatchScores scores;
+  m.backend->copy_out(&scores, m.results.latest(), sizeof scores);
+  result.loss = scores.loss;
+  result.accuracy = scores.accuracy;
+  result.items = scores.items;
   return result;
 }
 
@@ -284,7 +260,7 @@ std::vector<LayerAttention> Model::attention(const BatchView& item, uint64_t dra
                                  kMostTokens, item.items(), item.tokens()));
   }
   KeyedDraws draws(*impl_->backend, impl_->seed, RandomPurpose::kEvaluationHashProjection, draw, 0);
-  Pass pass = impl_->begin(item, draws, false);
+  Pass pass = impl_->begin(item, draws, false, 0.0f);
   impl_->forward(pass);
   std::vector<LayerAttention> pictures;
   for (const ResidualStep& step : impl_->steps) {

@@ -77,7 +77,11 @@ class Model {
   // Throws ModelError when the number of values isn't parameter.count.
   void set(const Parameter& parameter, ParameterPart part, std::span<const float> values);
 
-  // Loss and gradients of one micro-step, without touching the weights.
+  // Queues one micro-step: loss and gradients, without touching the weights.
+  void queue(const BatchView& batch, const MicroStep& micro_step);
+  // Results of the micro-steps queued since the call before, in their order; waits for them.
+  std::vector<StepResult> take_results();
+  // Both, for one micro-step; no others may be waiting.
   StepResult forward_backward(const BatchView& batch, const MicroStep& micro_step);
   // One AdamW update with the gradients gathered since micro-step 0. step: from 1 on.
   void apply(int64_t step, double lr);

@@ -28,7 +28,8 @@ struct Pass {
 
   int64_t batch = 0;   // rows; 1 when packed
   int64_t length = 0;  // tokens a row
-  int64_t sequences = 0;
+  int64_t items = 0;
+  int64_t sequences = 0;                    // items, and perhaps one more of padding behind them
   const int32_t* cu_seqlens = nullptr;      // on the device; null when padded
   const uint8_t* attention_mask = nullptr;  // on the device; null where no token is padding
   const int32_t* position = nullptr;        // of each token in its sequence, on the device

@@ -66,6 +66,26 @@ void SparseBranch::bind(const ParameterStore& store) {
   hash_projection_ = store.weight_if_declared(prefix_ + "hash_projection");
 }
 
+void SparseBranch::draw(Pass& pass) {
+  R_ = hash_projection_.value;
+  if ((patterns_ & HAX_PATTERN_LSH) != 0 && !fixed_hash_) {
+    const Matrix drawn = pass.arena.matrix(state_size_, num_hash_);
+    pass.draws.hash_projection(layer_, drawn);
+    R_ = drawn.data;
+  }
+  ranking_ = {};
+  if ((patterns_ & HAX_PATTERN_KEY_SELECTION) == 0 || !pass.training) return;
+  ranking_.pick = pass.arena.take<int32_t>(pass.sequences * budget_);
+  const Arena::Scope scope(pass.arena);
+  auto* noise = pass.arena.take<float>(pass.tokens());
+  pass.draws.ranking_noise(layer_, pass.tokens(), noise);
+  pass.backend.top_positions(noise, pass.attention_mask, pass.cu_seqlens, pass.items, pass.length,
+                             budget_, ranking_.pick);
+  const std::vector<int32_t> none(static_cast<size_t>((pass.sequences - pass.items) * budget_), -1);
+  pass.backend.copy_in(ranking_.pick + pass.items * budget_, none.data(),
+                       none.size() * sizeof(int32_t));
+}
+
 void SparseBranch::forward(Pass& pass, ConstMatrix x) {
   kq_ = pass.arena.matrix(pass.tokens(), 2 * state_size_);
   linear(pass, x, xx_proj_, 0.0f, kq_);
@@ -84,7 +104,6 @@ void SparseBranch::forward(Pass& pass, ConstMatrix x) {
   if ((patterns_ & HAX_PATTERN_SINK) != 0) keys.sink = budget_;
   if ((patterns_ & HAX_PATTERN_DILATED) != 0) keys.dilation = dilation_;
   if ((patterns_ & HAX_PATTERN_LSH) != 0) choose_by_hash(pass);
-  ranking_ = {};
   if ((patterns_ & HAX_PATTERN_KEY_SELECTION) != 0) {
     choose_by_score(pass);
     if (pass.training) rank(pass);
@@ -110,16 +129,10 @@ void SparseBranch::choose_by_hash(Pass& pass) {
   auto* end = pass.arena.take<int32_t>(pass.tokens());
 
   const Arena::Scope scope(pass.arena);
-  const float* R = hash_projection_.value;
-  if (!fixed_hash_) {
-    const Matrix drawn = pass.arena.matrix(state_size_, num_hash_);
-    pass.draws.hash_projection(layer_, drawn);
-    R = drawn.data;
-  }
   auto* code_q = pass.arena.take<int64_t>(pass.tokens());
   auto* code_k = pass.arena.take<int64_t>(pass.tokens());
-  hash(pass, attention_.q, R, code_q);
-  hash(pass, attention_.k, R, code_k);
+  hash(pass, attention_.q, R_, code_q);
+  hash(pass, attention_.k, R_, code_k);
 
   Operands operands(pass);
   hax_lsh_bucket_forward_args args = {};
@@ -174,16 +187,8 @@ void SparseBranch::choose_by_score(Pass& pass) {
 }
 
 void SparseBranch::rank(Pass& pass) {
-  ranking_.pick = pass.arena.take<int32_t>(pass.sequences * budget_);
   ranking_.target = pass.arena.take<float>(pass.sequences * budget_);
   ranking_.loss = pass.arena.take<float>(1);
-  {
-    const Arena::Scope scope(pass.arena);
-    auto* noise = pass.arena.take<float>(pass.tokens());
-    pass.draws.ranking_noise(layer_, pass.tokens(), noise);
-    pass.backend.top_positions(noise, pass.attention_mask, pass.cu_seqlens, pass.sequences,
-                               pass.length, budget_, ranking_.pick);
-  }
   Operands operands(pass);
   hax_ranking_loss_forward_args args = {};
   args.struct_size = sizeof args;

@@ -18,6 +18,8 @@ class SparseBranch {
   void bind(const ParameterStore& store);
 
   bool present() const { return patterns_ != 0; }
+  // The hash projection and the ranking loss's picks.
+  void draw(Pass& pass);
   // x: the convolution's output, one row per token; it has to stay as it is until backward.
   void forward(Pass& pass, ConstMatrix x);
   // dx += the gradient that comes through the attention.
@@ -59,7 +61,8 @@ class SparseBranch {
   Weight xx_proj_, E_, hash_projection_;
   Weight W1_, b1_, W2_, b2_, W3_, b3_;
 
-  Matrix kq_;  // keys, then queries
+  const float* R_ = nullptr;  // hash projection of the pass
+  Matrix kq_;                 // keys, then queries
   Attention attention_;
   Ranking ranking_;
 };

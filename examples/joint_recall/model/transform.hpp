@@ -17,6 +17,8 @@ class Transform {
   virtual ~Transform() = default;
 
   virtual void bind(const ParameterStore& store) = 0;
+  // Draws the pass's random numbers, before forward and whatever forward is part of.
+  virtual void draw(Pass&) {}
   // out += f(x). x is overwritten with what backward reads of it.
   virtual void forward(Pass& pass, Matrix x, Matrix out) = 0;
   // dx = f'(x) d_out, and the parameters' gradients grow by theirs (and by the ranking loss's).

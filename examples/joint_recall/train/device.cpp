@@ -8,25 +8,62 @@
 #include "train/error.hpp"
 
 namespace joint_recall {
+namespace {
 
-void check_device(const std::string& device) {
-  if (device == "cpu") return;
-  const bool numbered = device.starts_with("cuda:") && device.size() > 5 && device.size() < 15 &&
+// N of cuda:N, 0 of cuda, -1 of cpu.
+int gpu_number(const std::string& device) {
+  if (device == "cpu") return -1;
+  if (device == "cuda") return 0;
+  const bool numbered = device.starts_with("cuda:") && device.size() > 5 && device.size() < 10 &&
                         std::all_of(device.begin() + 5, device.end(),
                                     [](unsigned char c) { return std::isdigit(c) != 0; });
-  if (device != "cuda" && !numbered) {
+  if (!numbered) {
     throw TrainError(fmt::format("--device: expected cpu, cuda or cuda:N, got '{}'", device));
   }
+  return std::stoi(device.substr(5));
+}
+
+}  // namespace
+
+#ifdef JOINT_RECALL_WITH_CUDA
+void check_device(const std::string& device) {
+  const int number = gpu_number(device), gpus = count_gpus();
+  if (number < gpus) return;
+  throw TrainError(gpus == 0
+                       ? fmt::format("--device: {} was asked for, but this machine has no GPU "
+                                     "that CUDA can use; cpu would do",
+                                     device)
+                       : fmt::format("--device: {} was asked for, but this machine has {}, the "
+                                     "last of which is cuda:{}",
+                                     device, gpus == 1 ? "1 GPU" : fmt::format("{} GPUs", gpus),
+                                     gpus - 1));
+}
+
+std::shared_ptr<Backend> make_backend(const std::string& device, Precision precision,
+                                      int num_threads) {
+  check_device(device);
+  const int number = gpu_number(device);
+  if (number < 0) return make_cpu_backend(num_threads);
+  return make_cuda_backend(number, precision);
+}
+
+bool has_gpu() { return count_gpus() > 0; }
+#else
+void check_device(const std::string& device) {
+  if (gpu_number(device) < 0) return;
   throw TrainError(fmt::format(
       "--device: {} was asked for, but this trainer was built without CUDA; it has cpu alone",
       device));
 }
 
-std::shared_ptr<Backend> make_backend(const std::string& device, int num_threads) {
+std::shared_ptr<Backend> make_backend(const std::string& device, Precision, int num_threads) {
   check_device(device);
   return make_cpu_backend(num_threads);
 }
 
 bool has_gpu() { return false; }
+#endif
+
+std::string default_device() { return has_gpu() ? "cuda" : "cpu"; }
 
 }  // namespace joint_recall

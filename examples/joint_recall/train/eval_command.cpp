@@ -18,7 +18,7 @@ struct EvalOptions {
   std::string checkpoint;
   std::string data_dir;
   SplitName split = SplitName::kTest;
-  std::string device = "cpu";
+  std::string device = default_device();
   int64_t bsz = 64;
   int num_threads = 0;
   bool packing = true;

@@ -21,7 +21,8 @@ LoadedModel::LoadedModel(const std::string& path, const Dataset& dataset,
                     data_dir, path, expected.n_value, expected.max_n_key, expected.max_n_context,
                     found.n_value, found.max_n_key, found.max_n_context));
   }
-  model = std::make_unique<Model>(info.settings.model, make_backend(device, num_threads),
+  model = std::make_unique<Model>(info.settings.model,
+                                  make_backend(device, info.settings.model.precision, num_threads),
                                   info.settings.seed);
   checkpoint.restore(*model);
 }

@@ -8,6 +8,7 @@
 
 #include "data/generator.hpp"
 #include "model/config.hpp"
+#include "train/device.hpp"
 
 namespace joint_recall {
 
@@ -28,7 +29,7 @@ struct TrainSettings {
   std::string config_dir;  // empty: the published configurations, which are built in
   std::string data_dir = "data";
   std::string save_dir = "outputs";
-  std::string device = "cpu";
+  std::string device = default_device();
   int64_t num_threads = 0;  // 0: as many as the OpenMP runtime gives
 };
 

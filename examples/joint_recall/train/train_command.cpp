@@ -143,7 +143,9 @@ int start(const TrainFlags& flags) {
   if (quick) say_quick(settings);
   const Dataset dataset = open_training_data(settings, quick && !flags.has("data_dir"));
   check_fits(dataset, settings);
-  Model model(settings.model, make_backend(settings.device, static_cast<int>(settings.num_threads)),
+  Model model(settings.model,
+              make_backend(settings.device, settings.model.precision,
+                           static_cast<int>(settings.num_threads)),
               settings.seed);
   model.initialise();
 
@@ -185,7 +187,9 @@ int resume(const TrainFlags& flags) {
     throw TrainError(fmt::format("--data_dir: {} is not the data set of {}: {}", settings.data_dir,
                                  checkpoint.path(), difference(found, info.dataset)));
   }
-  Model model(settings.model, make_backend(settings.device, static_cast<int>(settings.num_threads)),
+  Model model(settings.model,
+              make_backend(settings.device, settings.model.precision,
+                           static_cast<int>(settings.num_threads)),
               settings.seed);
   checkpoint.restore(model);
   repair_best(folder, model, info);

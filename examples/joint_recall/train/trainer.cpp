@@ -12,8 +12,9 @@
 namespace joint_recall {
 namespace {
 
-constexpr double kSaveSeconds = 300.0;  // at the latest, beside every validation
-constexpr double kShowSeconds = 10.0;   // between lines where there is no progress bar
+constexpr double kSaveSeconds = 300.0;   // at the latest, beside every validation
+constexpr double kShowSeconds = 10.0;    // between lines where there is no progress bar
+constexpr double kCollectSeconds = 0.5;  // at the latest, where steps are slow
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -38,57 +39,80 @@ Trainer::Trainer(const RunFolder& folder, const Dataset& dataset, Model& model,
 bool Trainer::run() {
   ProgressBar bar("step", settings_.step, state_.step);
   save();
+  collected_ = Clock::now();
   while (stop_signal() == 0) {
     if (validation_due()) {
       bar.clear();
       if (!validate()) break;
     }
-    if (finished()) return true;
+    if (finished()) {
+      collect();
+      return true;
+    }
     update();
+    if (!collection_due()) continue;
+    collect();
     if (state_.step % settings_.log_step == 0) log_steps();
     if (!validation_due() && seconds_since(saved_) > kSaveSeconds) save();
     show(bar);
   }
   bar.clear();
+  collect();
   save();
   return false;
 }
 
 void Trainer::update() {
-  const Clock::time_point start = Clock::now();
   const int64_t step = state_.step + 1;
-  latest_ = {};
   for (int64_t i = 0; i < settings_.grad_acc; ++i) {
-    const BatchView batch = batches_.view((step - 1) * settings_.grad_acc + i);
-    const StepResult result =
-        model_.forward_backward(batch, {.step = step,
-                                        .index = static_cast<int32_t>(i),
-                                        .count = static_cast<int32_t>(settings_.grad_acc),
-                                        .gate_loss_weight = settings_.gate_loss_weight});
-    const auto share = 1.0 / static_cast<double>(settings_.grad_acc);
-    latest_.loss += share * result.loss;
-    latest_.gate_loss += share * result.gate_loss;
-    latest_.accuracy += share * result.accuracy;
-  }
-  if (!std::isfinite(latest_.loss) || !std::isfinite(latest_.gate_loss)) {
-    throw TrainError(fmt::format(
-        "the loss became {} (ranking loss {}) at step {}; a smaller --lr or a longer --warmup_step "
-        "may help, "
-        "and {} still holds step {}",
-        latest_.loss, latest_.gate_loss, step, (folder_ / kLastName).string(), saved_step_));
+    model_.queue(batches_.view((step - 1) * settings_.grad_acc + i),
+                 {.step = step,
+                  .index = static_cast<int32_t>(i),
+                  .count = static_cast<int32_t>(settings_.grad_acc),
+                  .gate_loss_weight = settings_.gate_loss_weight});
   }
   model_.apply(step, learning_rate(settings_, step));
   state_.step = step;
-  ++state_.sums.steps;
-  state_.sums.loss += latest_.loss;
-  state_.sums.gate_loss += latest_.gate_loss;
-  state_.sums.accuracy += latest_.accuracy;
+  ++uncollected_;
+}
 
-  const double seconds = seconds_since(start);
-  constexpr double kSmoothing = 0.05;
+void Trainer::collect() {
+  const std::vector<StepResult> results = model_.take_results();
+  const int64_t first_step = state_.step - uncollected_ + 1;
+  for (int64_t i = 0; i < uncollected_; ++i) {
+    latest_ = {};
+    for (int64_t part = 0; part < settings_.grad_acc; ++part) {
+      const StepResult& result = results[static_cast<size_t>(i * settings_.grad_acc + part)];
+      const auto share = 1.0 / static_cast<double>(settings_.grad_acc);
+      latest_.loss += share * result.loss;
+      latest_.gate_loss += share * result.gate_loss;
+      latest_.accuracy += share * result.accuracy;
+    }
+    if (!std::isfinite(latest_.loss) || !std::isfinite(latest_.gate_loss)) {
+      throw TrainError(
+          fmt::format("the loss became {} (ranking loss {}) at step {}; a smaller --lr or a longer "
+                      "--warmup_step may help, and {} still holds step {}",
+                      latest_.loss, latest_.gate_loss, first_step + i,
+                      (folder_ / kLastName).string(), saved_step_));
+    }
+    ++state_.sums.steps;
+    state_.sums.loss += latest_.loss;
+    state_.sums.gate_loss += latest_.gate_loss;
+    state_.sums.accuracy += latest_.accuracy;
+  }
+  if (uncollected_ == 0) return;
+  const double seconds = seconds_since(collected_) / static_cast<double>(uncollected_);
+  // As if each step had been smoothed by itself.
+  const double weight = 1.0 - std::pow(0.95, static_cast<double>(uncollected_));
   seconds_per_step_ = seconds_per_step_ == 0.0
                           ? seconds
-                          : seconds_per_step_ + kSmoothing * (seconds - seconds_per_step_);
+                          : seconds_per_step_ + weight * (seconds - seconds_per_step_);
+  uncollected_ = 0;
+  collected_ = Clock::now();
+}
+
+bool Trainer::collection_due() const {
+  return state_.step % settings_.log_step == 0 || seconds_since(collected_) > kCollectSeconds;
 }
 
 double Trainer::items_per_second() const {
@@ -134,6 +158,7 @@ bool Trainer::finished() const {
 }
 
 bool Trainer::validate() {
+  collect();
   const Clock::time_point start = Clock::now();
   ProgressBar bar(fmt::format("validation after step {}:", state_.step), dataset_.valid.size());
   const std::optional<Evaluation> result =
@@ -165,7 +190,7 @@ bool Trainer::validate() {
   save();
   if (best) save_best(folder_, model_, info_);
 
-  shown_ = Clock::now();
+  shown_ = collected_ = Clock::now();
   say("step {}/{}  validation: loss {:.4f}  accuracy {}{}  took {:.1f} s{}", state_.step,
       settings_.step, result->loss, percent(result->accuracy), speed(), seconds_since(start),
       best ? "  best so far" : "");

@@ -37,6 +37,9 @@ class Trainer {
   using Clock = std::chrono::steady_clock;
 
   void update();
+  // Waits for the steps queued and adds their numbers up.
+  void collect();
+  bool collection_due() const;
   void log_steps();
   double items_per_second() const;
   std::string speed() const;
@@ -56,10 +59,12 @@ class Trainer {
   MetricsLog metrics_;
 
   StepResult latest_;
+  int64_t uncollected_ = 0;        // steps queued whose numbers were not looked at
   double seconds_per_step_ = 0.0;  // smoothed; 0: unknown
   int64_t saved_step_ = 0;
   Clock::time_point saved_ = Clock::now();
   Clock::time_point shown_ = Clock::now();
+  Clock::time_point collected_ = Clock::now();
 };
 
 }  // namespace joint_recall
