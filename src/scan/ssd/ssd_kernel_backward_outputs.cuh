@@ -3,48 +3,9 @@
 // barrier a unit: sums over the warps are finished beside the next unit's products.
 #pragma once
 
-#include "scan/ssd/ssd_kernel_backward_sums.cuh"
+#include "scan/ssd/ssd_kernel_backward_shared.cuh"
 
 namespace hax::ssd {
-
-template <class S>
-struct OutputGrid {
-  static constexpr int kDown = S::kStates <= 32  ? at_most(4, S::kTokens / 16)
-                               : S::kTokens > 64 ? S::kTokens / 64
-                                                 : 1;
-  using States = device::WarpGrid<S::kTokens, S::kStates, S::kOutputWarps / kDown, kDown>;
-};
-
-template <class S>
-struct OutputShared {
-  using T = typename S::T;
-  using Grid = typename OutputGrid<S>::States;
-  struct Stage {
-    T g[S::kTokens * S::kWidthRow];
-    T h[S::kWidth * S::kStateRow];
-  };
-  struct Unitwise {
-    Stage stages[2];
-  };
-  struct Last {
-    T B[S::kTokens * S::kStateRow], dscores[S::kTokens * S::kTokenRow];
-  };
-  union {
-    Unitwise units;
-    Last last;
-  };
-  T C[S::kTokens * S::kStateRow];
-  StepRows<S> steps[3];
-  struct Weights {
-    device::Weight<T> from_start[S::kTokens];
-    float over_chunk;
-  } weights[2];
-  struct Sums {
-    float from_h[Grid::kAcross][S::kTokens];  // C . dC of all units so far
-    float through[Grid::kWarps];              // h . dh
-  } sums[2];
-  float from_h_before[S::kTokens];
-};
 
 template <class S>
 class OutputTile {
