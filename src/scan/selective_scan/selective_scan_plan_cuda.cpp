@@ -23,11 +23,8 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
 
   const int64_t wide = p.batch * blocks;
   const bool wait = wide >= kEnoughAtOnce;
-  // Two blocks of channels one after the other halve the shares of dB and dC. A segment that waits for the
-  // first of them still finds it done where this many run between.
-  const int64_t half = ceil_div(plan.per_group, 2);
-  plan.slices = wait && p.batch * p.groups * half >= kEnoughAtOnce / 2 ? half : plan.per_group;
-  const int64_t at_once = larger(1, p.batch * p.groups * plan.slices);
+  plan.slices = plan.per_group;
+  const int64_t at_once = larger(1, wide);
   const int64_t wanted =
       wait ? ceil_div(kEnoughBlocks, at_once) : larger(1, kEnoughAtOnce / at_once);
   const int64_t most = larger(1, p.length / kFewestTokens);
