@@ -21,25 +21,19 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   const int64_t blocks = p.groups * plan.per_group;
   const int64_t tile = backward_tile(plan.warps);
 
-  const int64_t wide = p.batch * blocks;
+  const int64_t wide = larger(1, p.batch * blocks);
   const bool wait = wide >= kEnoughAtOnce;
-  // Two blocks of channels one after the other halve the shares of dB and dC. A segment that waits for the
-  // first of them still finds it done where this many run between.
-  const int64_t half = ceil_div(plan.per_group, 2);
-  plan.slices = wait && p.batch * p.groups * half >= kEnoughAtOnce / 2 ? half : plan.per_group;
-  const int64_t at_once = larger(1, p.batch * p.groups * plan.slices);
-  const int64_t wanted =
-      wait ? ceil_div(kEnoughBlocks, at_once) : larger(1, kEnoughAtOnce / at_once);
+  const int64_t wanted = wait ? ceil_div(kEnoughBlocks, wide) : kEnoughAtOnce / wide;
   const int64_t most = larger(1, p.length / kFewestTokens);
   plan.segments = larger(ceil_div(p.length, kMostTokens), smaller(wanted, most));
   plan.segment = round_up(ceil_div(p.length, larger(1, plan.segments)), tile);
   plan.segments = p.length > 0 ? ceil_div(p.length, plan.segment) : 0;
-  if (!wait) {
-    const int64_t passes = smaller(plan.segments * wide / kEnoughBlocks, plan.per_group);
-    plan.slices = ceil_div(plan.per_group, larger(1, passes));
-  }
+  // Blocks of channels taken one after the other add to the same shares of dB and dC; where segments wait
+  // for each other the wait would cost more than the shares.
+  const int64_t passes = wait ? 1 : smaller(plan.segments * wide / kEnoughBlocks, plan.per_group);
+  plan.slices = ceil_div(plan.per_group, larger(1, passes));
   // States that the caller has need no carry from walk to walk.
-  const int64_t walks = wait || p.checkpoints ? 1 : ceil_div(kEnoughAtOnce, larger(1, wide));
+  const int64_t walks = wait || p.checkpoints ? 1 : ceil_div(kEnoughAtOnce, wide);
   plan.walk = ceil_div(larger(1, plan.segments), smaller(walks, larger(1, plan.segments)));
   plan.walks = ceil_div(plan.segments, plan.walk);
   plan.slots = ceil_div(p.length, tile);
