@@ -74,16 +74,26 @@ struct alignas(16) Decays {
 // A decay of 2^-200 is 0 in fp32; beyond that, sums need not grow.
 inline constexpr float kLeastExponent = -200.0f;
 
-// dt of a warp's lanes, two tokens each, as they are stored.
+// dt of a warp's lanes, two tokens each, as the bits that are stored: nothing waits for them before they are needed.
 struct RawSteps {
-  float values[2];
+  uint32_t bits[2];
 
   __device__ void load(const Inputs& in, int64_t row, int64_t token, int tokens, int64_t head) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int t = threadIdx.x % device::kWarp * 2 + i;
-      values[i] = t < tokens ? device::load_any(in.dt, in.dt.offset(row, token + t, head)) : 0.0f;
+      bits[i] = 0;
+      if (t >= tokens) continue;
+      const int64_t at = in.dt.offset(row, token + t, head);
+      bits[i] = in.dt.type == Type::fp32 ? static_cast<const uint32_t*>(in.dt.data)[at]
+                                         : static_cast<const uint16_t*>(in.dt.data)[at];
     }
+  }
+  __device__ float value(const Inputs& in, int i) const {
+    const auto half = static_cast<uint16_t>(bits[i]);
+    return in.dt.type == Type::fp32   ? __uint_as_float(bits[i])
+           : in.dt.type == Type::bf16 ? device::to_float(bf16{half})
+                                      : device::to_float(fp16{half});
   }
 };
 
@@ -96,7 +106,7 @@ __device__ inline void make_decays(Decays& to, const Inputs& in, const RawSteps&
   float dt[2], step[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    float value = device::softplus_accurate(raw.values[i] + bias);
+    float value = device::softplus_accurate(raw.value(in, i) + bias);
     value = value < in.dt_min ? in.dt_min : value > in.dt_max ? in.dt_max : value;
     dt[i] = 2 * lane + i < tokens ? value : 0.0f;
     const float exponent = dt[i] * rate_log2;

@@ -5,11 +5,9 @@
 
 namespace hax::ssd {
 
-// Threads of a block at most: a state of 256 takes twice the registers.
+// Threads of a block at most. Registers must suffice: shared memory leaves too little of L1 for what would be spilled.
 template <int N>
-inline constexpr int kForwardThreads = N > 128  ? 256
-                                       : N > 32 ? 384
-                                                : 512;
+inline constexpr int kForwardThreads = N > 32 ? 256 : 512;
 
 // Which tensors can be moved in accesses of 16 bytes.
 struct ForwardAccess {

@@ -28,7 +28,7 @@ CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) 
   CudaForwardPlan plan;
   if (p.x.type == Type::fp32 || p.heads == 0) return plan;
   plan.warps = p.states > 32 || p.width > 32 ? 4 : p.width > 16 ? 2 : 1;
-  plan.units = p.states > 128 ? 1 : p.states > 32 ? 3 : kMostUnits;
+  plan.units = p.states > 128 ? 1 : p.states > 32 ? 2 : kMostUnits;
   const int64_t units = p.heads / p.groups * slices(p.width);
   if (units < plan.units) plan.units = static_cast<int>(units);
   const int64_t columns = p.sequences.count() * p.groups * ceil_div(units, plan.units);
