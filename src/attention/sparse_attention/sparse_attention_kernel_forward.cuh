@@ -155,6 +155,7 @@ __global__ void __launch_bounds__(kForwardThreads, Shape::kBlocks)
     } else {
       take_steps<false>(work, walk, shared, k, v);
     }
+    device::wait_for_copies<0>();  // of the queries, where there was no step
     if (!__syncthreads_or(work.infinite()) || repeated) break;
   }
   work.finish(final);

@@ -227,7 +227,8 @@ class ForwardTile {
     }
   }
 
-  // 16-bit outputs are gathered in shared memory first, which no warp needs any more, and leave in whole rows.
+  // 16-bit outputs are gathered in shared memory first, which no warp needs any more, and leave in whole rows. The whole
+  // block calls it.
   __device__ __forceinline__ void store_outputs(const RowsView<T>& o) const {
     if constexpr (sizeof(T) == 4) {
 #pragma unroll
@@ -255,7 +256,7 @@ class ForwardTile {
               pack_pair<T>(out_[n][2 * row], out_[n][2 * row + 1]);
         }
       }
-      __syncwarp();
+      __syncthreads();
       for (int r = lane_ / 8; r < kWarpQueries; r += 4) {
         store_row(o, shared_.walk.queries[warp_ * kWarpQueries + r].position,
                   own + r * Shape::kStrideV, lane_ % 8);
