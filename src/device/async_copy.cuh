@@ -28,6 +28,15 @@ __device__ void copy_async(uint32_t to, const void* from) {
 // Closes a group of this thread's copies.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
+// 4, 8 or 16 aligned bytes, kept in the L1 cache too; zeros, with nothing read, where `valid` is false.
+template <int Bytes>
+__device__ void copy_async_or_clear(void* to, const void* from, bool valid) {
+  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(to)), "l"(from),
+               "n"(Bytes), "r"(valid ? Bytes : 0)
+               : "memory");
+}
+
 // Waits until at most `Pending` of this thread's groups are under way. Others' copies need a barrier besides.
 template <int Pending>
 __device__ void wait_for_copies() {

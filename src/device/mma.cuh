@@ -38,6 +38,22 @@ __device__ inline void mma_16x8x8_tf32(float (&d)[4], const uint32_t (&a)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// The same with a 16 x 4, b 4 x 8: the first half of the registers.
+__device__ inline void mma_16x8x4_tf32(float (&d)[4], const uint32_t (&a)[2], uint32_t b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+
+// Rounded to tf32, which otherwise cuts its operands off.
+__device__ inline float round_to_tf32(float value) {
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+  return __uint_as_float(rounded);
+}
+
 // An fp32 number as the sum of two of tf32, which keeps 21 bits of it: three products of such halves (high high,
 // high low, low high) come within a few ulp of fp32.
 struct SplitTf32 {

@@ -1,5 +1,5 @@
-// Products on tensor cores with more digits than bf16 has: an fp32 number is the sum of up to three of bf16, and the
-// product of two such sums that of the pieces' products, the smallest left out.
+// Products on tensor cores with more digits than bf16 has: an fp32 number is the sum of up to three
+// of bf16, and the product of two such sums that of the pieces' products, the smallest left out.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -8,7 +8,8 @@
 
 namespace hax::device {
 
-// Neighbours a (low half) and b in pieces, the greatest first. One piece keeps 8 bits, three keep all 24.
+// Neighbours a (low half) and b in pieces, the greatest first. One piece keeps 8 bits, three keep
+// all 24.
 template <int Pieces>
 __device__ void split_bf16(uint32_t (&pieces)[Pieces], float a, float b) {
 #pragma unroll
@@ -20,7 +21,8 @@ __device__ void split_bf16(uint32_t (&pieces)[Pieces], float a, float b) {
   }
 }
 
-// high + low += a b, `high` with the greatest pieces' product alone, so that few roundings reach it.
+// high + low += a b, `high` with the greatest pieces' product alone, so that few roundings reach
+// it.
 template <int PiecesA, int PiecesB>
 __device__ void mma_pieces(float (&high)[4], float (&low)[4], const uint32_t (&a)[PiecesA][4],
                            const uint32_t (&b)[PiecesB][2]) {

@@ -23,6 +23,9 @@ __device__ inline uint64_t swizzled_operand(uint32_t address, uint32_t leading, 
          ((address & 0x3ffff) >> 4);
 }
 
+// The operand that starts `bytes` (a multiple of 16) further on.
+__device__ inline uint64_t operand_at(uint64_t operand, int bytes) { return operand + bytes / 16; }
+
 // Makes what this thread wrote to shared memory visible to products; a barrier must follow.
 __device__ inline void publish_to_products() {
   if constexpr (kWarpgroupProducts) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -32,8 +35,10 @@ __device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned
 __device__ inline void end_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-__device__ inline void wait_for_products() {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+// Waits until at most `Pending` groups, each closed by end_products, are under way.
+template <int Pending>
+__device__ void wait_for_products() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
 
 // d += a b: d 64 x 8 M in fp32, warp i of the group holds its rows 16 i .. 16 i + 15 as mma_16x8x16 does; a 64 x 16 of T

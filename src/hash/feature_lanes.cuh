@@ -1,5 +1,5 @@
-// Kernels that add up over tokens, feature by feature: the threads of a block stand in groups of neighbours that
-// hold one feature each, and every group takes a stretch of the tokens.
+// Kernels that add up over tokens, feature by feature: the threads of a block stand in groups of
+// neighbours that hold one feature each, and every group takes a stretch of the tokens.
 #pragma once
 
 #include "core/integer.hpp"
@@ -9,7 +9,8 @@ namespace hax {
 struct FeatureLanes {
   int feature, group, groups;
 
-  // Features rounded up to a power of two, 8 at least; divides every power of two of threads from 256 on.
+  // Features rounded up to a power of two, 8 at least; divides every power of two of threads from
+  // 256 on.
   __host__ __device__ static int width(int64_t features) {
     int lanes = 8;
     while (lanes < features) lanes *= 2;
@@ -34,8 +35,8 @@ struct FeatureLanes {
   }
 };
 
-// A group's sum becomes that of the groups before it; answers the sum of all. By all threads of the block; shared:
-// one S a thread.
+// A group's sum becomes that of the groups before it; answers the sum of all. By all threads of the
+// block; shared: one S a thread.
 template <class S>
 __device__ S scan_groups(S& own, const FeatureLanes& lanes, S* shared) {
   const int width = static_cast<int>(blockDim.x) / lanes.groups;

@@ -1,5 +1,6 @@
-// Rows of features as operands of tensor-core products. Which feature meets which place of a product is free as
-// long as both operands agree, so a lane takes 8 neighbours at a time, with one access.
+// Rows of features as operands of tensor-core products. Which feature meets which place of a
+// product is free as long as both operands agree, so a lane takes 8 neighbours at a time, with one
+// access.
 #pragma once
 
 #include "device/element.cuh"
@@ -22,8 +23,8 @@ inline bool features_move_in_vectors(const Tensor& x) {
                               : x.shape[x.ndim - 1] % 8 == 0 && device::moves_in_vectors<4>(x);
 }
 
-// Eight neighbouring features of a row as they lie in memory. In words, as the compiler would spend a register on
-// each 16-bit element.
+// Eight neighbouring features of a row as they lie in memory. In words, as the compiler would spend
+// a register on each 16-bit element.
 template <class T>
 struct FeatureWords {
   static constexpr int kCount = kLaneFeatures * static_cast<int>(sizeof(T)) / 4;
@@ -66,8 +67,8 @@ struct FeatureWords {
   }
 };
 
-// Operands of step 0 or 1 from a lane's features of its two rows (of a 16 x 16 block), in pieces; f(half, i) is
-// feature i of row 0 or 1.
+// Operands of step 0 or 1 from a lane's features of its two rows (of a 16 x 16 block), in pieces;
+// f(half, i) is feature i of row 0 or 1.
 template <int Pieces, class F>
 __device__ void feature_fragment(uint32_t (&a)[Pieces][4], int step, F&& f) {
 #pragma unroll
@@ -83,8 +84,8 @@ __device__ void feature_fragment(uint32_t (&a)[Pieces][4], int step, F&& f) {
   }
 }
 
-// First of the 4 neighbouring features that a lane holds of the other operand in a step, counted over all
-// blocks of features.
+// First of the 4 neighbouring features that a lane holds of the other operand in a step, counted
+// over all blocks of features.
 __device__ inline int fragment_feature(int step, int lane) {
   return step / 2 * kFeatureBlock + lane % 4 * kLaneFeatures + step % 2 * 4;
 }

@@ -62,6 +62,29 @@ std::unique_ptr<Call> forward(const AttentionCase& c) {
   return call;
 }
 
+std::unique_ptr<Call> backward(const AttentionCase& c) {
+  using Args = hax_sparse_attention_backward_args;
+  auto call = std::make_unique<AttentionCall<Args>>(hax_sparse_attention_backward_workspace,
+                                                    hax_sparse_attention_backward);
+  const AttentionData data(c);
+  call->set_pattern(c, data);
+  call->in(&Args::q, data.oracle.q, c.type);
+  call->in(&Args::k, data.oracle.k, c.type);
+  call->in(&Args::v, data.oracle.v, c.type);
+  // Not forward's, but as good for bits that repeat.
+  call->in(&Args::o, random_normal(c.o_shape(), c.seed + 5), c.type);
+  Array lse = random_normal(c.lse_shape(), c.seed + 6);
+  for (double& x : lse.data) x += 5.0;
+  call->in(&Args::lse, lse, kFp32);
+  call->in(&Args::d_o, data.d_o, c.type);
+  call->in(&Args::dlse, data.dlse, kFp32);
+  call->out(&Args::dq, c.q_shape(), c.type);
+  call->out(&Args::dk, c.k_shape(), c.type);
+  call->out(&Args::dv, c.v_shape(), c.type);
+  call->args().deterministic = 1;
+  return call;
+}
+
 class CudaAttention : public CudaCalls {
  protected:
   static std::vector<MakeCall> calls() {
@@ -70,6 +93,7 @@ class CudaAttention : public CudaCalls {
       for (const uint32_t patterns :
            {uint32_t{HAX_PATTERN_FULL}, uint32_t{HAX_PATTERN_SLIDING_WINDOW}, kHaxPatterns, 62u}) {
         list.push_back([=](uint64_t seed) { return forward(case_of(seed, length, patterns)); });
+        list.push_back([=](uint64_t seed) { return backward(case_of(seed, length, patterns)); });
       }
     }
     return list;
@@ -97,8 +121,55 @@ TEST_F(CudaAttention, IndicesOutOfRangeTouchNothingElse) {
       }
     }
     const TestContext context;
-    run_forward(c, data, context);
+    const AttentionOutputs outputs = run_forward(c, data, context);
     expect_cuda(cudaDeviceSynchronize());
+    run_backward(c, data, outputs, context);
+    expect_cuda(cudaDeviceSynchronize());
+  }
+}
+
+// Only shapes count, so no GPU is needed.
+TEST(CudaAttentionWorkspace, AtMost40BytesATokenAndHead) {
+  constexpr int64_t kLength = 131072, kHeads = 16;
+  const auto tensor = [](std::vector<int64_t>& shape, hax_data_type type) {
+    return hax_tensor{nullptr, {HAX_DEVICE_CUDA, 0}, static_cast<int32_t>(shape.size()),
+                      type,    shape.data(),         nullptr,
+                      0};
+  };
+  std::vector<int64_t> wide = {1, kLength, kHeads, 64}, wider = {1, kLength, kHeads, 128};
+  std::vector<int64_t> per_row = {1, kHeads, kLength};
+  const hax_tensor q = tensor(wide, kBf16), v = tensor(wider, kBf16), lse = tensor(per_row, kFp32);
+  const hax_tensor index = tensor(per_row, kInt32);
+  const TestContext context;
+  for (const uint32_t patterns : {uint32_t{HAX_PATTERN_LSH}, kHaxPatterns, 62u}) {
+    hax_sparse_pattern pattern = {sizeof(pattern), patterns, 0,      0,      0,
+                                  &index,          &index,   &index, nullptr};
+    if (patterns & HAX_PATTERN_KEY_SELECTION) pattern.eviction = &index;
+    if (patterns == 62u) pattern.window = pattern.sink = pattern.dilation = 64;
+    const hax_sparse_attention_forward_args args = {sizeof(args), &q,   &q,       &q,  nullptr,
+                                                    &q,           &lse, &pattern, 1.0f};
+    size_t bytes = 0;
+    ASSERT_EQ(hax_sparse_attention_forward_workspace(context, &args, &bytes), HAX_SUCCESS)
+        << hax_last_error();
+    EXPECT_LE(bytes, static_cast<size_t>(40 * kLength * kHeads));
+    const hax_sparse_attention_backward_args backward_args = {sizeof(backward_args),
+                                                              &q,
+                                                              &q,
+                                                              &v,
+                                                              nullptr,
+                                                              &v,
+                                                              &lse,
+                                                              &v,
+                                                              nullptr,
+                                                              &q,
+                                                              &q,
+                                                              &v,
+                                                              &pattern,
+                                                              1.0f,
+                                                              0};
+    ASSERT_EQ(hax_sparse_attention_backward_workspace(context, &backward_args, &bytes), HAX_SUCCESS)
+        << hax_last_error();
+    EXPECT_LE(bytes, static_cast<size_t>(40 * kLength * kHeads));
   }
 }
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <map>
 #include <numeric>
 #include <random>
 
@@ -214,6 +215,35 @@ TEST(LshBucket, EveryWidthInLongRows) {
   }
   for (const Layout layout : kLayouts) {
     expect_buckets_match({.length = 5000, .distinct = 300, .layout = layout}, context);
+  }
+}
+
+// More tiles than a block of the CUDA kernels adds up by itself; against the definition, as brute force takes too long.
+TEST(LshBucket, VeryLongRows) {
+  const TestContext context;
+  for (const int num_bits : {8, 20}) {
+    const BucketCase c{.batch = 1,
+                       .length = 140001,
+                       .query_heads = 1,
+                       .key_heads = 1,
+                       .num_bits = num_bits,
+                       .budget = 7,
+                       .distinct = int64_t{1} << num_bits};
+    const Codes queries = c.queries(), keys = c.keys();
+    const Buckets out = bucket(c, queries, keys, context);
+    const Codes order = out.key_order.integers(), begin = out.begin.integers(),
+                end = out.end.integers();
+    std::map<int64_t, Codes> buckets;
+    for (int64_t t = 0; t < c.length; ++t) {
+      const auto at = static_cast<size_t>(t);
+      Codes& own = buckets[queries[at]];
+      if (keys[at] == queries[at]) own.push_back(t);
+      if (keys[at] != queries[at]) buckets[keys[at]].push_back(t);
+      const auto count = std::min<int64_t>(static_cast<int64_t>(own.size()), c.budget);
+      ASSERT_EQ(Codes(order.begin() + begin[at], order.begin() + end[at]),
+                Codes(own.end() - count, own.end()))
+          << "query " << t << ", bits " << num_bits;
+    }
   }
 }
 

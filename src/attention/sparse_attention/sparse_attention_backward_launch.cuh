@@ -70,18 +70,24 @@ class BackwardPasses {
   void keys_of_spans() const {
     if (!plan_.spans) return;
     const PairRule rule = plan_.path.lsh ? PairRule::own_not_lsh : PairRule::own;
-    keys(long_pass(BackwardPass::stretch, rule, false), plan_.stretch);
+    keys(long_pass(BackwardPass::stretch, rule, false), int64_t{1} << plan_.stretch_log2);
   }
 
-  void keys(const BackwardLaunch& pass, int64_t tile) const {
+  void keys(BackwardLaunch pass, int64_t tile) const {
     if (!p_.dk && !p_.dv) return;
-    launch_(keys_kernel<S>, p_.sequences.batch * p_.k_heads * Tiling{tile}.places(p_.sequences),
-            S::kThreads, sizeof(KeysShared<S>), p_, pass);
+    launch_(keys_kernel<S>, blocks(pass, p_.k_heads, tile), S::kThreads, sizeof(KeysShared<S>), p_,
+            pass);
   }
-  void queries(const BackwardLaunch& pass, int64_t tile) const {
+  void queries(BackwardLaunch pass, int64_t tile) const {
     if (!p_.dq) return;
-    launch_(queries_kernel<S>, p_.sequences.batch * p_.q_heads * Tiling{tile}.places(p_.sequences),
-            S::kThreads, sizeof(QueriesShared<S>), p_, pass);
+    launch_(queries_kernel<S>, blocks(pass, p_.q_heads, tile), S::kThreads,
+            sizeof(QueriesShared<S>), p_, pass);
+  }
+  int64_t blocks(BackwardLaunch& pass, int64_t heads, int64_t tile) const {
+    const int64_t places = Tiling{tile}.places(p_.sequences);
+    pass.places = static_cast<int32_t>(places);
+    pass.group = static_cast<int32_t>(p_.group());
+    return p_.sequences.batch * heads * places;
   }
 
   const device::Launcher& launch_;
@@ -106,12 +112,13 @@ void launch_backward(const device::Launcher& launch, const BackwardParams& p,
     BackwardPasses<typename decltype(shape)::type>(launch, p, plan).run();
   };
   if constexpr (type_of<T> == Type::fp32) {
-    dispatch_shape<BackwardShape<T, 64, 128, 4, 1, 32, 1, 1>,
+    dispatch_shape<BackwardShape<T, 64, 128, 4, 2, 32, 1, 1>,
                    BackwardShape<T, 256, 256, 1, 4, 16, 1, 1>>(p.d_qk, p.d_v, run);
   } else {
-    dispatch_shape<BackwardShape<T, 64, 128, 4, 1, 32, 2, 3>,
-                   BackwardShape<T, 128, 128, 4, 1, 32, 2, 2>,
-                   BackwardShape<T, 256, 256, 2, 2, 32, 2, 2>>(p.d_qk, p.d_v, run);
+    dispatch_shape<
+        BackwardShape<T, 32, 128, 4, 2, 32, 2, 2>, BackwardShape<T, 64, 128, 4, 2, 32, 2, 2>,
+        BackwardShape<T, 128, 128, 4, 2, 32, 2, 2>, BackwardShape<T, 256, 256, 2, 2, 32, 2, 2>>(
+        p.d_qk, p.d_v, run);
   }
 }
 

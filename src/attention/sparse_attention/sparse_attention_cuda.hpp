@@ -69,7 +69,7 @@ inline constexpr int64_t kListKeysPerQuery = 2;
 inline constexpr int32_t kFewSelected = 1024;
 
 // A key that some query of a list's stretch attends by key selection.
-struct SelectedKey {
+struct alignas(8) SelectedKey {
   int32_t key;       // counted from the sequence's start
   int32_t eviction;  // > key
 };
@@ -91,19 +91,20 @@ struct CudaIndices {
   int32_t* per_query = nullptr;
 };
 
-// Forward's lists of selected keys; they ascend by key.
+// Forward's lists of selected keys.
 struct CudaLists {
   // (B Hk, places(kChunkKeys)): the latest eviction in the chunk of those keys that were ever selected, otherwise 0.
   int32_t* chunk_eviction = nullptr;
-  // (B Hk, places(kListQueries)): keys of the stretch's list, and those of them before the stretch; above its
-  // capacity the list is incomplete and must not be used.
+  int32_t* chunk_count = nullptr;  // likewise: how many these are
+  // (B Hk, places(kListQueries)): keys of the stretch's list; above its capacity the list is incomplete and must not
+  // be used.
   int32_t* length = nullptr;
-  int32_t* older = nullptr;
-  // (B Hk, kListKeysPerQuery L): the lists, each in its stretch's part.
+  // (B Hk, kListKeysPerQuery L): the lists, each in its stretch's part. They ascend by key.
   SelectedKey* lists = nullptr;
   // (B Hk, sequences): how many keys are ever selected; above kFewSelected it may be any such number.
   int32_t* selected_count = nullptr;
-  // (B Hk, L): all of them where they are few, from the sequence's start on.
+  // (B Hk, L): all of them where they are few, from the sequence's start on. Sorted by eviction, so that queries of
+  // one time find theirs close together.
   SelectedKey* selected = nullptr;
 };
 

@@ -1,5 +1,6 @@
 // Backward on a GPU: its workspace, and how long sequences are cut.
 #include <algorithm>
+#include <bit>
 
 #include "attention/sparse_attention/sparse_attention.hpp"
 #include "core/integer.hpp"
@@ -9,7 +10,7 @@ namespace {
 
 // Bytes of rows for a token and key head: what leaves 40 with the indices. Small problems get kFewestRows.
 constexpr int64_t kRowBytes = 18, kRowBytesWithoutLsh = 28;
-constexpr int64_t kFewestRows = 65536;
+constexpr int64_t kFewestRows = 49152;
 // Blocks that the stretches should at least make; a stretch has so many queries.
 constexpr int64_t kEnoughBlocks = 1024;
 constexpr int64_t kShortestStretch = 256, kLongestStretch = 2048, kLongestQueryStretch = 512;
@@ -21,14 +22,15 @@ int64_t stretch_of(int64_t tokens, int64_t longest) {
 void plan_spans(const BackwardParams& p, CudaBackwardPlan& plan, Workspace& workspace) {
   const Sequences& sequences = p.sequences;
   const int64_t length = sequences.length, key_rows = sequences.batch * p.k_heads;
-  plan.stretch = stretch_of(key_rows * length, kLongestStretch);
+  plan.stretch_log2 = static_cast<int>(
+      std::bit_width(static_cast<uint64_t>(stretch_of(key_rows * length, kLongestStretch))) - 1);
   plan.query_stretch = stretch_of(sequences.batch * p.q_heads * length / 4, kLongestQueryStretch);
   plan.short_span = std::max<int64_t>(p.pattern.window, 256);
   plan.chunk_reach = workspace.take<int32_t>(key_rows * Tiling{kChunkKeys}.places(sequences));
   if (!p.dk && !p.dv) return;
   // Once the queries are sorted, their former order is free.
-  plan.first_row =
-      plan.path.lsh ? plan.indices.query_order : workspace.take<int32_t>(key_rows * length);
+  plan.first_row = plan.path.lsh && p.q_heads > 0 ? plan.indices.query_order
+                                                  : workspace.take<int32_t>(key_rows * length);
   plan.direct_keys = workspace.take<int32_t>(key_rows * length);
   plan.direct_count = workspace.take<int32_t>(sequences.count() * p.k_heads);
   plan.v_column = round_up(p.d_qk, 2);
@@ -49,6 +51,7 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   plan.path = choose_cuda_path(p);
   const bool one_interval =  // whose keys are neighbours, alike for all queries
       pattern.has(HAX_PATTERN_FULL) || pattern.bits == HAX_PATTERN_SLIDING_WINDOW;
+  plan.path.sparse = p.sequences.length > kBackwardDenseLength;
   plan.path.dense = !one_interval && (p.sequences.packed() || !plan.path.sparse);
   plan.spans = plan.path.sparse && !one_interval && plan.path.others;
   plan.path.select = false;  // its lists are forward's

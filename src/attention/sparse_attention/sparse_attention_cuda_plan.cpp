@@ -50,11 +50,10 @@ CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) 
     plan.indices.query_order = workspace.take<int32_t>(query_rows * length);
   }
   if (plan.path.select && plan.path.sparse) {
-    const int64_t stretches = key_rows * Tiling{kListQueries}.places(sequences);
-    plan.lists.chunk_eviction =
-        workspace.take<int32_t>(key_rows * Tiling{kChunkKeys}.places(sequences));
-    plan.lists.length = workspace.take<int32_t>(stretches);
-    plan.lists.older = workspace.take<int32_t>(stretches);
+    const int64_t chunks = key_rows * Tiling{kChunkKeys}.places(sequences);
+    plan.lists.chunk_eviction = workspace.take<int32_t>(chunks);
+    plan.lists.chunk_count = workspace.take<int32_t>(chunks);
+    plan.lists.length = workspace.take<int32_t>(key_rows * Tiling{kListQueries}.places(sequences));
     plan.lists.lists = workspace.take<SelectedKey>(key_rows * kListKeysPerQuery * length);
   }
   if (plan.path.hax) {

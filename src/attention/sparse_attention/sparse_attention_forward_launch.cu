@@ -9,12 +9,11 @@ void cuda_forward(const ForwardParams& p, const CudaForwardPlan& planned, void* 
   prepare_cuda_forward(p, planned, launch);
   dispatch_float(p.q.type, [&](auto type) {
     using T = typename decltype(type)::type;
-    constexpr int V = device::kVectorElements<T>;
     CudaForwardPlan plan = planned;
-    plan.vectors_q = device::moves_in_vectors<V>(p.q);
-    plan.vectors_k = device::moves_in_vectors<V>(p.k);
-    plan.vectors_v = device::moves_in_vectors<V>(p.v);
-    plan.vectors_o = device::moves_in_vectors<V>(p.o);
+    plan.vectors_q = has_vector_rows<T>(p.q);
+    plan.vectors_k = has_vector_rows<T>(p.k);
+    plan.vectors_v = has_vector_rows<T>(p.v);
+    plan.vectors_o = has_vector_rows<T>(p.o);
     if (path.lsh) launch_forward<T>(p, plan, true, launch);
     if (path.others && (!path.lsh || path.sparse)) launch_forward<T>(p, plan, false, launch);
   });

@@ -2,6 +2,7 @@
 
 #include "attention/sparse_attention/sparse_attention_kernel_index.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_lists.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_short.cuh"
 #include "core/integer.hpp"
 
 namespace hax::sparse_attention {
@@ -21,7 +22,12 @@ void prepare_cuda_indices(const Problem& p, const CudaIndices& indices,
   const int64_t counters = query_rows * (bins + 1);
   launch(clear_kernel, ceil_div(counters, kIndexThreads), kIndexThreads, 0, indices.bin_begin,
          counters);
-  launch(count_kernel, query_rows * blocks_of_row, kIndexThreads, 0, p, indices);
+  if (bins <= kSharedBins) {
+    launch(count_shared_kernel, query_rows * ceil_div(length, kSharedQueries), kSharedThreads, 0, p,
+           indices);
+  } else {
+    launch(count_kernel, query_rows * blocks_of_row, kIndexThreads, 0, p, indices);
+  }
   launch(scan_kernel, query_rows, kScanThreads, 0, indices, bins);
   launch(order_kernel, query_rows * blocks_of_row, kIndexThreads, 0, p, indices);
 }
@@ -39,10 +45,10 @@ void prepare_cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan,
   const int64_t chunks = key_rows * Tiling{kChunkKeys}.places(p.sequences);
   const int64_t stretches = key_rows * Tiling{kListQueries}.places(p.sequences);
   launch(chunk_kernel, ceil_div(chunks, kChunkThreads / 32), kChunkThreads, 0, problem, plan.lists);
-  launch(list_kernel, stretches, kListThreads, 0, problem, plan.lists);
   if (plan.path.hax) {
-    launch(collect_kernel, stretches, kCollectThreads, 0, problem, plan.lists);
+    launch(few_kernel, p.sequences.count() * p.k_heads, kListThreads, 0, problem, plan.lists);
   }
+  launch(list_kernel, stretches, kListThreads, 0, problem, plan.lists);
 }
 
 }  // namespace hax::sparse_attention

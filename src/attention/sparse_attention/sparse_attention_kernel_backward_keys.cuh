@@ -1,6 +1,8 @@
 // dk and dv: a block keeps keys and streams the queries that attend them.
 #pragma once
 
+#include <new>
+
 #include "attention/sparse_attention/sparse_attention_kernel_backward_bins.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_rows.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_walk.cuh"
@@ -12,14 +14,15 @@ inline constexpr int kFinishThreads = 256;
 template <class S>
 struct KeysShared : BackwardShared<S> {
   WalkShared<S::kThreads> walk;
-  int32_t first_row[S::kStay];  // of a key's rows; kNoRows: none
+  alignas(16) char head[sizeof(QueryHead<typename S::T>)];  // the query head at hand
+  int32_t first_row[S::kStay];                              // of a key's rows; kNoRows: none
   int32_t row_count[S::kStay];
 };
 
 // Rows of a key that has some.
 __device__ inline int32_t rows_of(const PatternView& view, const CudaBackwardPlan& plan,
                                   int32_t j) {
-  return static_cast<int32_t>((view.reach(j) - 1) / plan.stretch - j / plan.stretch) + 1;
+  return ((view.reach(j) - 1) >> plan.stretch_log2) - (j >> plan.stretch_log2) + 1;
 }
 
 // One key head of one sequence and a block's share of it.
@@ -65,8 +68,9 @@ __device__ void set_group_key(const KeysTask<S>& t, const int32_t* keys, int n, 
   atomicMin(&shared.least, j);
   atomicMax(&shared.greatest, t.launch.rule == PairRule::either ? t.view.length : t.view.reach(j));
   if (t.launch.pass == BackwardPass::stretch) {
-    shared.first_row[n] = t.of_keys(plan.first_row)[j] +
-                          static_cast<int32_t>(t.tile.first / plan.stretch - j / plan.stretch);
+    shared.first_row[n] =
+        t.of_keys(plan.first_row)[j] +
+        static_cast<int32_t>((t.tile.first >> plan.stretch_log2) - (j >> plan.stretch_log2));
   }
 }
 
@@ -92,45 +96,63 @@ __device__ QueryInterval queries_of_group(const KeysTask<S>& t, int64_t q_head) 
   return interval;
 }
 
+// The first query at or behind x that one of the group's keys may serve.
+template <class S>
+__device__ int32_t next_query(const KeysTask<S>& t, int32_t x) {
+  if (t.launch.pass != BackwardPass::direct && t.launch.pass != BackwardPass::stretch) return x;
+  const auto& keys = t.shared.keys[0];
+  int32_t least = INT32_MAX;
+  for (int n = static_cast<int>(threadIdx.x % 32); n < S::kStay; n += 32) {
+    const int32_t j = keys.position[n];
+    if (j >= 0 && (x <= j || static_cast<uint32_t>(x - j) < keys.span[n])) {
+      least = min(least, max(j, x));
+    }
+  }
+  return __reduce_min_sync(0xffffffffu, least);
+}
+
+// Neighbours of a key's row of dk or dv.
+template <class S>
+__device__ void write_pair(const KeysTask<S>& t, const RowsView<typename S::T>& out,
+                           int64_t first_column, int row, int column, float2 sum) {
+  const CudaBackwardPlan& plan = t.launch.plan;
+  const int32_t first_row = t.shared.first_row[row];
+  if (first_row >= 0) {
+    float* at = t.rows() + first_row * plan.row_width + first_column + column;
+    if (t.launch.pass == BackwardPass::stretch) {
+      *reinterpret_cast<float2*>(at) = sum;
+      return;
+    }
+    for (int r = 0; r < t.shared.row_count[row]; ++r, at += plan.row_width) {
+      const float2 share = *reinterpret_cast<const float2*>(at);
+      sum.x += share.x;
+      sum.y += share.y;
+    }
+  }
+  store_pair(out, t.launch.add, t.shared.keys[0].position[row], column, sum.x, sum.y);
+}
+
 template <class S>
 __device__ void write_group(const KeysTask<S>& t, BackwardTile<S, true>& sums) {
+  constexpr int kWarps = S::kThreads / 32;
   const BackwardParams& p = t.p;
-  const CudaBackwardPlan& plan = t.launch.plan;
-  const auto& shared = t.shared;
-  const int64_t width = plan.row_width, v_column = plan.v_column;
-  if (t.launch.pass == BackwardPass::stretch) {
-    const auto store = [&](int64_t first_column, int64_t columns, float scale) {
-      return [&, first_column, columns, scale](int row, int column, float x, float y) {
-        if (shared.keys[0].position[row] < 0 || column >= columns) return;
-        float* const at = t.rows() + shared.first_row[row] * width + first_column + column;
-        *reinterpret_cast<float2*>(at) = {x * scale, y * scale};
-      };
-    };
-    if (p.dk) sums.each_pair1(store(0, p.d_qk, p.scale));
-    if (p.dv) sums.each_pair2(store(v_column, p.d_v, 1.0f));
-    return;
-  }
-  const auto write = [&](const RowsView<typename S::T>& out, int64_t first_column, float scale) {
-    return [&, out, first_column, scale](int row, int column, float x, float y) {
-      x *= scale;
-      y *= scale;
-      const int32_t first_row = shared.first_row[row];
-      if (first_row >= 0 && column < out.width) {
-        const float* at = t.rows() + first_row * width + first_column + column;
-        for (int r = 0; r < shared.row_count[row]; ++r, at += width) {
-          const float2 share = *reinterpret_cast<const float2*>(at);
-          x += share.x;
-          y += share.y;
-        }
+#pragma unroll 1
+  for (const bool values : {false, true}) {
+    const Tensor& out = values ? p.dv : p.dk;
+    if (!out) continue;
+    const float* const staged = values ? sums.stage2(1.0f) : sums.stage1(p.scale);
+    const int stride = values ? S::kStride2 : S::kStride1;
+    const RowsView<typename S::T> rows(out, t.tile.range, t.head,
+                                       values ? t.launch.access.dv : t.launch.access.dk);
+#pragma unroll 1
+    for (auto row = static_cast<int>(threadIdx.x / 32); row < S::kStay; row += kWarps) {
+      if (t.shared.keys[0].position[row] < 0) continue;
+#pragma unroll 1
+      for (auto c = static_cast<int>(threadIdx.x % 32 * 2); c < rows.width; c += 64) {
+        write_pair(t, rows, values ? t.launch.plan.v_column : 0, row, c,
+                   *reinterpret_cast<const float2*>(staged + row * stride + c));
       }
-      store_pair(out, t.launch.add, shared.keys[0].position[row], column, x, y);
-    };
-  };
-  if (p.dk) {
-    sums.each_pair1(write({p.dk, t.tile.range, t.head, t.launch.access.dk}, 0, p.scale));
-  }
-  if (p.dv) {
-    sums.each_pair2(write({p.dv, t.tile.range, t.head, t.launch.access.dv}, v_column, 1.0f));
+    }
   }
 }
 
@@ -142,10 +164,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
   extern __shared__ __align__(16) char memory[];
   auto& shared = *reinterpret_cast<KeysShared<S>*>(memory);
   const CudaBackwardPlan& plan = launch.plan;
-  const Tiling tiling{launch.pass == BackwardPass::stretch ? plan.stretch : int64_t{S::kStay}};
-  const int64_t places = tiling.places(p.sequences);
-  const int64_t head = blockIdx.x % p.k_heads, row_place = blockIdx.x / p.k_heads;
-  const TileRange tile = find_tile(p.sequences, tiling, row_place / places, row_place % places);
+  const Tiling tiling{launch.pass == BackwardPass::stretch ? int64_t{1} << plan.stretch_log2
+                                                           : int64_t{S::kStay}};
+  const BlockPlace at(blockIdx.x, p.k_heads, launch.places);
+  const int64_t head = at.head;
+  const TileRange tile = find_tile(p.sequences, tiling, at.row, at.place);
   if (tile.first >= tile.last || !launch.takes(tile.range.length)) return;
   const PatternView view = view_of(p, plan, tile.range, head);
   const KeysTask<S> t{p, launch, tile, head, view, shared};
@@ -192,42 +215,42 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
       sums.clear();
       for (int64_t h = head * p.group(); h < (head + 1) * p.group(); ++h) {
         const QueryInterval interval = queries_of_group(t, h);
-        const int32_t* const order =
-            launch.pass == BackwardPass::order
-                ? plan.sorted_queries + (tile.range.row * p.q_heads + h) * p.sequences.length +
-                      tile.range.begin
-                : nullptr;
+        const auto& query_head = *reinterpret_cast<const QueryHead<T>*>(shared.head);
+        __syncthreads();
+        if (threadIdx.x == 0) new (shared.head) QueryHead<T>(p, plan, tile.range, h);
+        __syncthreads();
         const auto query_at = [&](int32_t x) {
-          return x >= interval.end ? -1 : order ? __ldg(order + x) : x;
+          if (x >= interval.end) return -1;
+          return launch.pass == BackwardPass::order ? __ldg(query_head.order + x) : x;
         };
         const auto fetch_rows = [&](int32_t x, int stage) {
           const auto at = [&](int n) { return query_at(x + n); };
           load_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(
-              shared.b1[stage], RowsView<const T>(p.q, tile.range, h, launch.access.q), at);
+              shared.b1[stage], RowsView<const T>(p.q, query_head.q, launch.access.q), at);
           load_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(
-              shared.b2[stage], RowsView<const T>(p.d_o, tile.range, h, launch.access.d_o), at);
+              shared.b2[stage], RowsView<const T>(p.d_o, query_head.d_o, launch.access.d_o), at);
           device::commit_copies();
         };
         const auto n = static_cast<int>(threadIdx.x);
         const bool marks = n < S::kStreamed;
         const auto fetch_mark = [&](int32_t x) {
-          return read_query_mark(p, plan, tile.range, h, marks ? query_at(x + n) : -1);
+          return query_head.mark(p, view.length, marks ? query_at(x + n) : -1);
         };
-        __syncthreads();
         if (interval.begin < interval.end) {
           fetch_rows(interval.begin, 0);
           const QueryMark mark = fetch_mark(interval.begin);
           if (marks) store_mark(shared.queries[0], n, mark);
         }
         int stage = 0;
-        for (int32_t x = interval.begin; x < interval.end; x += S::kStreamed) {
+        for (int32_t x = interval.begin; x < interval.end;) {
           device::wait_for_copies<0>();
           __syncthreads();
-          const bool more = x + S::kStreamed < interval.end;
+          const int32_t next = next_query(t, x + S::kStreamed);
+          const bool more = next < interval.end;
           QueryMark mark;
           if (more) {
-            fetch_rows(x + S::kStreamed, stage ^ 1);
-            mark = fetch_mark(x + S::kStreamed);
+            fetch_rows(next, stage ^ 1);
+            mark = fetch_mark(next);
           }
           sums.step(options, stage, [&] {
             fetch_rows(x, stage);
@@ -236,6 +259,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
           });
           stage ^= 1;
           if (more && marks) store_mark(shared.queries[stage], n, mark);
+          x = next;
         }
       }
       if (options.careful || sums.finite()) break;
@@ -264,7 +288,7 @@ __global__ void __launch_bounds__(kFinishThreads)
   const int64_t key_row = element / length, token = element % length;
   const int64_t row = key_row / p.k_heads, head = key_row % p.k_heads;
   const Sequences::Range range = p.sequences.range(p.sequences.sequence_of(row, token));
-  if (range.length <= kDenseLength) return;
+  if (range.length <= kBackwardDenseLength) return;
   const auto j = static_cast<int32_t>(token - range.begin);
   const int32_t first_row = plan.first_row[element];
   if (first_row == kDirect) return;

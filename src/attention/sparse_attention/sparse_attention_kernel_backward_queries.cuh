@@ -1,6 +1,8 @@
 // dq: a block keeps queries and streams the keys that they attend.
 #pragma once
 
+#include <new>
+
 #include "attention/sparse_attention/sparse_attention_kernel_backward_rows.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_walk.cuh"
 
@@ -9,6 +11,9 @@ namespace hax::sparse_attention {
 template <class S>
 struct QueriesShared : BackwardShared<S> {
   WalkShared<S::kThreads> walk;
+  // The block's heads.
+  alignas(16) char head[sizeof(QueryHead<typename S::T>)];
+  const typename S::T *k, *v;
 };
 
 // The keys of a tile of queries, a tile of keys at a time. Lane n of every warp is given key n, so that all warps take
@@ -123,26 +128,27 @@ __global__ void __launch_bounds__(S::kThreads, S::kQueriesBlocks)
   const CudaBackwardPlan& plan = launch.plan;
   const Tiling tiling{launch.pass == BackwardPass::stretch ? plan.query_stretch
                                                            : int64_t{S::kStay}};
-  const int64_t places = tiling.places(p.sequences);
-  const int64_t h = blockIdx.x % p.q_heads, head = h / p.group();
-  const int64_t row_place = blockIdx.x / p.q_heads;
-  const TileRange tile = find_tile(p.sequences, tiling, row_place / places, row_place % places);
+  const BlockPlace at(blockIdx.x, p.q_heads, launch.places);
+  const int64_t h = at.head, head = at.head / static_cast<uint32_t>(launch.group);
+  const TileRange tile = find_tile(p.sequences, tiling, at.row, at.place);
   if (tile.first >= tile.last || !launch.takes(tile.range.length)) return;
   const PatternView view = view_of(p, plan, tile.range, head);
-  const int32_t* const order = launch.pass == BackwardPass::order
-                                   ? plan.sorted_queries +
-                                         (tile.range.row * p.q_heads + h) * p.sequences.length +
-                                         tile.range.begin
-                                   : nullptr;
+  const auto& query_head = *reinterpret_cast<const QueryHead<T>*>(shared.head);
+  if (threadIdx.x == 0) {
+    new (shared.head) QueryHead<T>(p, plan, tile.range, h);
+    shared.k = p.k.at<const T>(tile.range.row, tile.range.begin, head);
+    shared.v = p.v.at<const T>(tile.range.row, tile.range.begin, head);
+  }
+  __syncthreads();
   KeyStream<S> keys(p, launch, tile, head, view, shared);
   StepOptions options{launch.rule, p.scale * device::kLog2E, true, false, false};
   BackwardTile<S, false> sums(shared);
   const auto fetch_rows = [&](int stage) {
     const auto at = [&](int n) { return shared.keys[stage].position[n]; };
     load_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(
-        shared.b1[stage], RowsView<const T>(p.k, tile.range, head, launch.access.k), at);
+        shared.b1[stage], RowsView<const T>(p.k, shared.k, launch.access.k), at);
     load_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(
-        shared.b2[stage], RowsView<const T>(p.v, tile.range, head, launch.access.v), at);
+        shared.b2[stage], RowsView<const T>(p.v, shared.v, launch.access.v), at);
     device::commit_copies();
   };
 
@@ -150,16 +156,17 @@ __global__ void __launch_bounds__(S::kThreads, S::kQueriesBlocks)
   for (auto first = static_cast<int32_t>(tile.first); first < tile.last; first += S::kStay) {
     const int32_t last = min(first + S::kStay, static_cast<int32_t>(tile.last));
     const auto query_at = [&](int n) {
-      return first + n >= last ? -1 : order ? __ldg(order + first + n) : first + n;
+      if (first + n >= last) return -1;
+      return launch.pass == BackwardPass::order ? __ldg(query_head.order + first + n) : first + n;
     };
     __syncthreads();
     load_tile<S::kThreads, S::kStay, S::kQk, S::kStride1>(
-        shared.a1, RowsView<const T>(p.q, tile.range, h, launch.access.q), query_at);
+        shared.a1, RowsView<const T>(p.q, query_head.q, launch.access.q), query_at);
     load_tile<S::kThreads, S::kStay, S::kV, S::kStride2>(
-        shared.a2, RowsView<const T>(p.d_o, tile.range, h, launch.access.d_o), query_at);
+        shared.a2, RowsView<const T>(p.d_o, query_head.d_o, launch.access.d_o), query_at);
     device::commit_copies();
     if (const int n = static_cast<int>(threadIdx.x); n < S::kStay) {
-      store_mark(shared.queries[0], n, read_query_mark(p, plan, tile.range, h, query_at(n)));
+      store_mark(shared.queries[0], n, query_head.mark(p, view.length, query_at(n)));
     }
     __syncthreads();
     options.careful = false;
@@ -203,10 +210,15 @@ __global__ void __launch_bounds__(S::kThreads, S::kQueriesBlocks)
       if (options.careful || sums.finite()) break;
       options.careful = true;
     }
+    const float* const staged = sums.stage1(p.scale);
     const RowsView<T> dq(p.dq, tile.range, h, launch.access.dq);
-    sums.each_pair1([&](int row, int column, float x, float y) {
-      store_pair(dq, launch.add, shared.queries[0].position[row], column, x * p.scale, y * p.scale);
-    });
+#pragma unroll 2
+    for (auto row = static_cast<int>(threadIdx.x / 32); row < S::kStay; row += S::kThreads / 32) {
+      for (auto c = static_cast<int>(threadIdx.x % 32 * 2); c < dq.width; c += 64) {
+        const float2 sum = *reinterpret_cast<const float2*>(staged + row * S::kStride1 + c);
+        store_pair(dq, launch.add, shared.queries[0].position[row], c, sum.x, sum.y);
+      }
+    }
   }
 }
 

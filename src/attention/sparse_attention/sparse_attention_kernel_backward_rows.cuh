@@ -17,12 +17,26 @@ struct BackwardLaunch {
   BackwardPass pass;
   PairRule rule;
   bool add;                    // to what the output holds
-  bool short_only, long_only;  // sequences up to, or longer than, kDenseLength
+  bool short_only, long_only;  // sequences up to, or longer than, kBackwardDenseLength
+  int32_t places;              // for tiles of one row
+  int32_t group;               // query heads of a key head
   BackwardAccess access;
   CudaBackwardPlan plan;
 
   __device__ bool takes(int64_t length) const {
-    return !(short_only && length > kDenseLength) && !(long_only && length <= kDenseLength);
+    return !(short_only && length > kBackwardDenseLength) &&
+           !(long_only && length <= kBackwardDenseLength);
+  }
+};
+
+// What a block works on: heads vary fastest.
+struct BlockPlace {
+  uint32_t head, place, row;
+  __device__ BlockPlace(uint32_t block, int64_t heads, int32_t places) {
+    const auto h = static_cast<uint32_t>(heads), n = static_cast<uint32_t>(places);
+    head = block % h;
+    place = block / h % n;
+    row = block / h / n;
   }
 };
 
@@ -49,18 +63,40 @@ struct QueryMark {
   float lse = 0.0f, delta = 0.0f;
 };
 
-// i < 0: not there.
-__device__ inline QueryMark read_query_mark(const BackwardParams& p, const CudaBackwardPlan& plan,
-                                            const Sequences::Range& range, int64_t q_head,
-                                            int32_t i) {
-  QueryMark mark;
-  if (i < 0) return mark;
-  mark.query = read_query(p.pattern, range, i, q_head);
-  const int64_t t = range.begin + i;
-  mark.lse = *p.lse.at<const float>(range.row, q_head, t);
-  mark.delta = plan.delta[(range.row * p.q_heads + q_head) * p.sequences.length + t];
-  return mark;
-}
+// Where a query head's rows and numbers begin, for one sequence. In shared memory they cost no registers.
+template <class T>
+struct QueryHead {
+  const T *q, *d_o;
+  const float *lse, *delta;
+  const int32_t *begin, *end;
+  const int32_t* order;  // of the sorted queries
+
+  __device__ QueryHead(const BackwardParams& p, const CudaBackwardPlan& plan,
+                       const Sequences::Range& range, int64_t h)
+      : q(p.q.at<const T>(range.row, range.begin, h)),
+        d_o(p.d_o.at<const T>(range.row, range.begin, h)),
+        lse(p.lse.at<const float>(range.row, h, range.begin)),
+        begin(p.pattern.begin.at<const int32_t>(range.row, h, range.begin)),
+        end(p.pattern.end.at<const int32_t>(range.row, h, range.begin)) {
+    const int64_t first = (range.row * p.q_heads + h) * p.sequences.length + range.begin;
+    delta = plan.delta + first;
+    order = plan.sorted_queries + first;
+  }
+
+  // i < 0: not there.
+  __device__ QueryMark mark(const BackwardParams& p, int32_t length, int32_t i) const {
+    QueryMark mark;
+    if (i < 0) return mark;
+    mark.query.position = i;
+    if (p.pattern.key_order) {
+      mark.query.end = clamp_index(end[i * p.pattern.end.stride[2]], length);
+      mark.query.begin = clamp_index(begin[i * p.pattern.begin.stride[2]], mark.query.end);
+    }
+    mark.lse = lse[i * p.lse.stride[2]];
+    mark.delta = delta[i];
+    return mark;
+  }
+};
 
 template <int N>
 __device__ void store_mark(QueryMarks<N>& marks, int n, const QueryMark& mark) {
@@ -74,7 +110,7 @@ __device__ void store_mark(QueryMarks<N>& marks, int n, const QueryMark& mark) {
 
 __device__ inline Key read_key(const PatternView& view, int32_t j) {
   if (j < 0) return {};
-  return {j, view.span(j, view.life(j)), view.rank_of(j)};
+  return {j, view.span(j), view.rank_of(j)};
 }
 
 template <int N>

@@ -74,37 +74,45 @@ __global__ void __launch_bounds__(kSetupThreads)
   plan.sorted_queries[query_row * length + range.begin + at] = i;
 }
 
-// Sum over the block's earlier threads, and over all of them.
+// Sum over the block's earlier warps, and over all of them; `value` is alike in a warp.
 struct BlockSum {
   int32_t before, all;
 };
-__device__ inline BlockSum block_scan(int32_t value, int32_t* warp_sums) {
+__device__ inline BlockSum add_warps(int32_t value, int32_t* warp_sums) {
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  if (lane == 0) warp_sums[warp] = value;
+  __syncthreads();
+  const int32_t own = warp_sums[lane];
+  const int32_t all = __reduce_add_sync(0xffffffffu, own);
+  const int32_t before = __reduce_add_sync(0xffffffffu, lane < warp ? own : 0);
+  __syncthreads();
+  return {before, all};
+}
+
+// Sum over the earlier lanes; `all` becomes that of all of them.
+__device__ inline int32_t add_lanes(int32_t value, int32_t& all) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
   int32_t sum = value;
 #pragma unroll
   for (int d = 1; d < 32; d *= 2) {
     const int32_t other = __shfl_up_sync(0xffffffffu, sum, d);
     if (lane >= d) sum += other;
   }
-  if (lane == 31) warp_sums[warp] = sum;
-  __syncthreads();
-  const int32_t own = warp_sums[lane];
-  const int32_t all = __reduce_add_sync(0xffffffffu, own);
-  const int32_t before = __reduce_add_sync(0xffffffffu, lane < warp ? own : 0);
-  __syncthreads();
-  return {before + sum - value, all};
+  all = __shfl_sync(0xffffffffu, sum, 31);
+  return sum - value;
 }
 
 // Gives the keys of one head of one sequence their rows. A block takes a head of a sequence.
 __global__ void __launch_bounds__(kSpanThreads)
     spans_kernel(const __grid_constant__ BackwardParams p,
                  const __grid_constant__ CudaBackwardPlan plan) {
-  constexpr int kKeys = 8;  // of a thread
+  constexpr int kKeys = 8;                // of a thread
+  constexpr int32_t kMostRows = 1 << 16;  // of a key; sums of them stay small
   static_assert(kKeys * 32 == kChunkKeys);
   __shared__ int32_t warp_sums[32];
   const int64_t s = blockIdx.x / p.k_heads, head = blockIdx.x % p.k_heads;
   const Sequences::Range range = p.sequences.range(s);
-  if (range.length <= kDenseLength) return;
+  if (range.length <= kBackwardDenseLength) return;
   const PatternView view(p.pattern, range, head);
   const int64_t key_row = range.row * p.k_heads + head, length = p.sequences.length;
   const Tiling chunks{kChunkKeys};
@@ -116,46 +124,58 @@ __global__ void __launch_bounds__(kSpanThreads)
   const int64_t limit = (range.begin + range.length) * plan.row_count / length;
   int64_t next_row = range.begin * plan.row_count / length;
   int32_t direct_count = 0;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const uint32_t earlier = (1u << lane) - 1;
   for (int64_t base = 0; base < range.length; base += kSpanThreads * kKeys) {
-    const int64_t first = base + threadIdx.x * kKeys;
-    int32_t wanted[kKeys], total = 0, reach = 0;
+    // A warp takes a chunk, 32 keys at a time.
+    const int64_t first = base + threadIdx.x / 32 * kChunkKeys;
+    int32_t wanted[kKeys], before[kKeys], total = 0, reach = 0;
 #pragma unroll
     for (int n = 0; n < kKeys; ++n) {
       wanted[n] = kNoRows;
-      if (first + n >= range.length) continue;
-      const auto j = static_cast<int32_t>(first + n);
-      const int64_t end = view.reach(j);
-      if (end <= j) continue;
-      reach = max(reach, static_cast<int32_t>(end));
-      wanted[n] = kDirect;
-      if (end - j <= plan.short_span) continue;
-      wanted[n] = static_cast<int32_t>((end - 1) / plan.stretch - j / plan.stretch) + 1;
-      total += wanted[n];
+      before[n] = total;
+      const auto j = static_cast<int32_t>(first) + n * 32 + lane;
+      if (first + n * 32 + lane < range.length) {
+        const int32_t end = view.reach(j);
+        if (end > j) {
+          reach = max(reach, end);
+          const int32_t rows = ((end - 1) >> plan.stretch_log2) - (j >> plan.stretch_log2) + 1;
+          wanted[n] = end - j <= plan.short_span || rows > kMostRows ? kDirect : rows;
+        }
+      }
+      if (!__any_sync(0xffffffffu, wanted[n] > 0)) continue;
+      int32_t all;
+      before[n] += add_lanes(max(wanted[n], 0), all);
+      total += all;
     }
     reach = __reduce_max_sync(0xffffffffu, reach);
-    if (threadIdx.x % 32 == 0 && first < range.length) reaches[first / kChunkKeys] = reach;
-    const BlockSum rows = block_scan(total, warp_sums);
-    int64_t row = next_row + rows.before;
+    if (lane == 0 && first < range.length) reaches[first / kChunkKeys] = reach;
+    if (!plan.first_row) continue;
+    const BlockSum rows = add_warps(total, warp_sums);
     int32_t direct = 0;
 #pragma unroll
     for (int n = 0; n < kKeys; ++n) {
+      const int64_t row = next_row + rows.before + before[n];
       if (wanted[n] > 0) {
-        row += wanted[n];
-        wanted[n] = row <= limit ? static_cast<int32_t>(row - wanted[n]) : kDirect;
+        wanted[n] = row + wanted[n] <= limit ? static_cast<int32_t>(row) : kDirect;
       }
-      direct += wanted[n] == kDirect;
-      if (first + n < range.length) first_row[first + n] = wanted[n];
+      if (first + n * 32 + lane < range.length) first_row[first + n * 32 + lane] = wanted[n];
+      direct += __popc(__ballot_sync(0xffffffffu, wanted[n] == kDirect));
     }
-    const BlockSum before = block_scan(direct, warp_sums);
-    int32_t at = direct_count + before.before;
+    const BlockSum directs = add_warps(direct, warp_sums);
+    int32_t at = direct_count + directs.before;
 #pragma unroll
     for (int n = 0; n < kKeys; ++n) {
-      if (wanted[n] == kDirect) direct_keys[at++] = static_cast<int32_t>(first + n);
+      const uint32_t votes = __ballot_sync(0xffffffffu, wanted[n] == kDirect);
+      if (wanted[n] == kDirect) {
+        direct_keys[at + __popc(votes & earlier)] = static_cast<int32_t>(first) + n * 32 + lane;
+      }
+      at += __popc(votes);
     }
     next_row += rows.all;
-    direct_count += before.all;
+    direct_count += directs.all;
   }
-  if (threadIdx.x == 0) plan.direct_count[blockIdx.x] = direct_count;
+  if (threadIdx.x == 0 && plan.direct_count) plan.direct_count[blockIdx.x] = direct_count;
 }
 
 }  // namespace hax::sparse_attention

@@ -34,8 +34,11 @@ struct BackwardShape {
   static constexpr int kKeysBlocks = kKeysBlocks_, kQueriesBlocks = kQueriesBlocks_;  // on an SM
   static constexpr int kThreads = 32 * kRowWarps * kColumnWarps;
   static constexpr int kMarks = kStay > kStreamed ? kStay : kStreamed;
-  static constexpr int kPiece =
-      kStreamed < 32 ? kStreamed : 32;  // streamed rows in registers at a time
+  // The warps that share rows take a piece of the streamed rows each and exchange P and dS through shared memory; where
+  // pieces would be too small, each of them works out all.
+  static constexpr bool kExchange = kColumnWarps > 1 && kStreamed >= 16 * kColumnWarps;
+  static constexpr int kPiece = kExchange ? kStreamed / kColumnWarps : kStreamed;
+  static constexpr int kWeightStride = kStreamed + 8;
   // Rows in shared memory start 16 bytes apart modulo 128, so that eight of them fill the banks.
   static constexpr int kPad = 8;
   static constexpr int kStride1 = kQk + kPad, kStride2 = kV + kPad;
@@ -60,6 +63,7 @@ struct KeyMarks {
 template <class S>
 struct BackwardShared {
   using T = typename S::T;
+  // The tiles' order and nearness matter to BackwardTile::stage.
   alignas(16) T a1[S::kStay * S::kStride1];
   alignas(16) T a2[S::kStay * S::kStride2];
   // Two tiles: one is on its way while the other is worked on.
@@ -68,6 +72,11 @@ struct BackwardShared {
   // Those that stay use the first.
   alignas(16) QueryMarks<S::kMarks> queries[2];
   alignas(16) KeyMarks<S::kMarks> keys[2];
+  // P and dS, and whether a warp's piece has any pairs.
+  static constexpr int kWeights = S::kExchange ? S::kStay * S::kWeightStride : 8;
+  alignas(16) T p[kWeights];
+  alignas(16) T ds[kWeights];
+  bool any[S::kThreads / 32];
   int32_t least, greatest;  // of what the block's threads agree on
 };
 
@@ -76,7 +85,7 @@ struct BackwardAccess {
   bool q, k, v, d_o, dq, dk, dv;
 };
 
-// Rows of one head of a (B, L, heads, width) tensor, counted from a sequence's start.
+// Rows of one head of a (B, L, heads, width) tensor; `data`: those of a sequence's first token.
 template <class T>
 struct RowsView {
   T* data;
@@ -84,13 +93,15 @@ struct RowsView {
   int width;
   bool vectors;
 
-  __device__ RowsView(const Tensor& tensor, const Sequences::Range& range, int64_t head,
-                      bool vectors)
-      : data(tensor.at<T>(range.row, range.begin, head)),
+  __device__ RowsView(const Tensor& tensor, T* first, bool vectors)
+      : data(first),
         stride(tensor.stride[1]),
         element_stride(tensor.stride[3]),
         width(static_cast<int>(tensor.shape[3])),
         vectors(vectors) {}
+  __device__ RowsView(const Tensor& tensor, const Sequences::Range& range, int64_t head,
+                      bool vectors)
+      : RowsView(tensor, tensor.at<T>(range.row, range.begin, head), vectors) {}
 };
 
 // Copies rows position(0 .. kRows - 1) to shared memory, padded with zeros; asynchronously if in vectors.
@@ -174,30 +185,42 @@ class BackwardTile {
   template <class Reload>
   __device__ void step(const StepOptions& o, int stage, Reload&& reload) {
     stage_ = stage;
-    const T* const b1 = shared_.b1[stage];
-    const T* const b2 = shared_.b2[stage];
-#pragma unroll 1
-    for (int begin = 0; begin < S::kStreamed; begin += S::kPiece) {
-      float scores[S::kPiece / 8][4], products[S::kPiece / 8][4];
-      const bool any = mask(o, scores, begin);
-      if (!o.careful && !__any_sync(0xffffffffu, any)) continue;
-      multiply_rows<S::kQk, S::kStride1>(scores, shared_.a1, b1, begin);
-#pragma unroll
-      for (int n = 0; n < S::kPiece / 8; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) products[n][e] = 0.0f;
+    const int begin = S::kExchange ? share_ * S::kPiece : 0;
+    Piece scores, products;
+    bool any = __any_sync(0xffffffffu, mask(o, scores, begin)) || o.careful;
+    if (!any && !S::kExchange) return;
+    set_zero(products);
+    if (any) {
+      multiply_rows<S::kQk, S::kStride1>(scores, shared_.a1, shared_.b1[stage], begin);
+      if (o.want1) {
+        multiply_rows<S::kV, S::kStride2>(products, shared_.a2, shared_.b2[stage], begin);
       }
-      if (o.want1) multiply_rows<S::kV, S::kStride2>(products, shared_.a2, b2, begin);
       weigh(o, scores, products, begin);
-      if (o.careful) drop_others(o, scores, products, begin);
-      if (o.want1) accumulate<kBlocks1, S::kStride1>(out1_, products, b1, begin);
-      if constexpr (kKeysStay) {
-        if (o.want2) accumulate<kBlocks2, S::kStride2>(out2_, scores, b2, begin);
+    } else {
+      set_zero(scores);
+    }
+    if (o.careful) drop_others(o, scores, products, begin);
+    if constexpr (S::kExchange) {
+      put(shared_.p, scores, begin);
+      put(shared_.ds, products, begin);
+      if (lane_ == 0) shared_.any[threadIdx.x / 32] = any;
+      wait_for_row_warps();
+#pragma unroll
+      for (int w = 0; w < S::kColumnWarps; ++w) {
+        any |= shared_.any[row_ / 16 + w * S::kRowWarps];
       }
-      if (o.careful) {
-        __syncthreads();
-        reload();
+    }
+    if (any && o.want1) {
+      accumulate<kBlocks1, S::kStride1>(out1_, products, shared_.ds, shared_.b1[stage]);
+    }
+    if constexpr (kKeysStay) {
+      if (any && o.want2) {
+        accumulate<kBlocks2, S::kStride2>(out2_, scores, shared_.p, shared_.b2[stage]);
       }
+    }
+    if (o.careful) {
+      __syncthreads();
+      reload();
     }
   }
 
@@ -217,15 +240,10 @@ class BackwardTile {
     return __syncthreads_or(sum != sum) == 0;
   }
 
-  // Calls f(row, column, x, y) for neighbours of a result, a row of the tile and an even column of the tensor.
-  template <class F>
-  __device__ void each_pair1(F&& f) {
-    each_pair<kBlocks1>(out1_, f);
-  }
-  template <class F>
-  __device__ void each_pair2(F&& f) {
-    each_pair<kBlocks2>(out2_, f);
-  }
+  // Puts a result, scaled, into shared memory in place of the tiles: kStay rows, kStride1 or kStride2 floats apart.
+  // Writing it out from there takes little code, which counts where blocks are short.
+  __device__ const float* stage1(float scale) { return stage<kBlocks1, S::kStride1>(out1_, scale); }
+  __device__ const float* stage2(float scale) { return stage<kBlocks2, S::kStride2>(out2_, scale); }
 
  private:
   using Piece = float[S::kPiece / 8][4];
@@ -334,34 +352,86 @@ class BackwardTile {
     return device::exp2_approx(x);
   }
 
-  // out += left b, where left's columns are the piece's rows of b.
-  template <int kBlocks, int kStride>
-  __device__ void accumulate(float (&out)[kBlocks][4], const Piece& left, const T* b,
-                             int begin) const {
-    const uint32_t at = device::launder(
-        device::shared_address(b) + (begin * kStride + share_ * kBlocks * 8) * kSize +
-        device::operand_offset<T, kStride, device::OperandFrom::b_transposed>(lane_));
+  static __device__ void add_product(float (&out)[4], const device::OperandA<T>& a,
+                                     const device::OperandB<T>& b) {
+    if constexpr (type_of<T> == Type::fp32) {
+      // Tensor cores cut off what they add, which over thousands of queries would show.
+      float product[4] = {};
+      device::multiply(product, a, b);
 #pragma unroll
-    for (int k = 0; k < S::kPiece / 16; ++k) {
-      const device::OperandA<T> a = device::as_operand<T>(left[2 * k], left[2 * k + 1]);
+      for (int e = 0; e < 4; ++e) out[e] += product[e];
+    } else {
+      device::multiply(out, a, b);
+    }
+  }
+
+  static __device__ void set_zero(Piece& piece) {
+#pragma unroll
+    for (int n = 0; n < S::kPiece / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) piece[n][e] = 0.0f;
+    }
+  }
+
+  __device__ void put(T* to, const Piece& piece, int begin) const {
+    T* const at = to + (row_ + lane_ / 4) * S::kWeightStride + begin + lane_ % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < S::kPiece / 8; ++n) {
+      device::store_packed<T, 2>(at + 8 * n, {piece[n][0], piece[n][1]});
+      device::store_packed<T, 2>(at + 8 * S::kWeightStride + 8 * n, {piece[n][2], piece[n][3]});
+    }
+  }
+
+  // The warps that share this one's rows.
+  __device__ void wait_for_row_warps() const {
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + row_ / 16), "n"(32 * S::kColumnWarps) : "memory");
+  }
+
+  // out += left b over all streamed rows; left comes from shared memory if it was exchanged.
+  template <int kBlocks, int kStride>
+  __device__ void accumulate(float (&out)[kBlocks][4], const Piece& left, const T* exchanged,
+                             const T* b) const {
+    const uint32_t right_at = device::launder(
+        device::shared_address(b) + share_ * kBlocks * 8 * kSize +
+        device::operand_offset<T, kStride, device::OperandFrom::b_transposed>(lane_));
+    const uint32_t left_at =
+        device::launder(device::shared_address(exchanged) + row_ * S::kWeightStride * kSize +
+                        device::operand_offset<T, S::kWeightStride, device::OperandFrom::a>(lane_));
+#pragma unroll
+    for (int k = 0; k < S::kStreamed / 16; ++k) {
+      device::OperandA<T> a;
+      if constexpr (S::kExchange) {
+        device::load_a<S::kWeightStride>(a, left_at + 16 * k * kSize);
+      } else {
+        a = device::as_operand<T>(left[2 * k], left[2 * k + 1]);
+      }
 #pragma unroll
       for (int n = 0; n < kBlocks / 2; ++n) {
         device::OperandB<T> right[2];
-        device::load_b_transposed<kStride>(right, at + (16 * k * kStride + 16 * n) * kSize);
-        device::multiply(out[2 * n], a, right[0]);
-        device::multiply(out[2 * n + 1], a, right[1]);
+        device::load_b_transposed<kStride>(right, right_at + (16 * k * kStride + 16 * n) * kSize);
+        add_product(out[2 * n], a, right[0]);
+        add_product(out[2 * n + 1], a, right[1]);
       }
     }
   }
 
-  template <int kBlocks, class F>
-  __device__ void each_pair(float (&out)[kBlocks][4], F& f) {
+  template <int kBlocks, int kStride, int kOuts>
+  __device__ const float* stage(const float (&out)[kOuts][4], float scale) {
+    // dq may only take the place of the rows that stay, whose successors are fetched afterwards.
+    constexpr size_t kRoom = sizeof(shared_.a1) + sizeof(shared_.a2) +
+                             (kKeysStay ? sizeof(shared_.b1) + sizeof(shared_.b2) : 0);
+    static_assert(kRoom >= S::kStay * kStride * sizeof(float));
+    auto* const to = reinterpret_cast<float*>(shared_.a1);
+    __syncthreads();
 #pragma unroll
     for (int n = 0; n < kBlocks; ++n) {
-      const int column = (share_ * kBlocks + n) * 8 + lane_ % 4 * 2;
-      f(row_ + lane_ / 4, column, out[n][0], out[n][1]);
-      f(row_ + lane_ / 4 + 8, column, out[n][2], out[n][3]);
+      float* const at =
+          to + (row_ + lane_ / 4) * kStride + (share_ * kBlocks + n) * 8 + lane_ % 4 * 2;
+      *reinterpret_cast<float2*>(at) = {out[n][0] * scale, out[n][1] * scale};
+      *reinterpret_cast<float2*>(at + 8 * kStride) = {out[n][2] * scale, out[n][3] * scale};
     }
+    __syncthreads();
+    return to;
   }
 
   BackwardShared<S>& shared_;

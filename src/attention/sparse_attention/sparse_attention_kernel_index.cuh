@@ -22,6 +22,7 @@ __global__ void __launch_bounds__(kIndexThreads) clear_kernel(int32_t* data, int
 struct RowToken {
   uint32_t row;
   int64_t token;
+  __device__ RowToken(uint32_t of_row, int64_t at) : row(of_row), token(at) {}
   __device__ explicit RowToken(int64_t length) {
     const auto blocks = static_cast<uint32_t>((length + kIndexThreads - 1) / kIndexThreads);
     row = blockIdx.x / blocks;
@@ -47,6 +48,11 @@ struct BinnedQuery {
   }
 };
 
+// Ranges are mostly as long as their budget, so few queries have to write.
+__device__ inline void raise_longest(int32_t* longest, int32_t length) {
+  if (length > *static_cast<volatile int32_t*>(longest)) atomicMax(longest, length);
+}
+
 // Counts each bin's queries and gives every query a place among its bin's.
 __global__ void __launch_bounds__(kIndexThreads)
     count_kernel(const __grid_constant__ Problem p, const CudaIndices indices) {
@@ -55,10 +61,51 @@ __global__ void __launch_bounds__(kIndexThreads)
   const BinnedQuery q(p, at);
   indices.per_query[at.row * p.sequences.length + at.token] =
       atomicAdd(indices.bin_begin + q.bin, 1);
-  // Ranges are mostly as long as their budget, so few queries have to write.
-  int32_t* const longest = indices.longest_range + at.row;
-  if (q.range_length > *static_cast<volatile int32_t*>(longest)) {
-    atomicMax(longest, q.range_length);
+  raise_longest(indices.longest_range + at.row, q.range_length);
+}
+
+inline constexpr int kSharedBins = 8448;  // of a row, for the kernel below
+inline constexpr int kSharedThreads = 1024;
+inline constexpr int kSharedItems = 8;
+inline constexpr int64_t kSharedQueries = int64_t{kSharedThreads} * kSharedItems;
+
+// The same for rows of few bins: a block counts its queries in shared memory, and then adds up whole bins, neighbours by
+// neighbouring threads.
+__global__ void __launch_bounds__(kSharedThreads)
+    count_shared_kernel(const __grid_constant__ Problem p, const CudaIndices indices) {
+  __shared__ int32_t counts[kSharedBins];
+  const int64_t length = p.sequences.length, bins = bins_of(p.sequences);
+  const auto blocks = static_cast<uint32_t>((length + kSharedQueries - 1) / kSharedQueries);
+  const uint32_t row = blockIdx.x / blocks;
+  const int64_t first = blockIdx.x % blocks * kSharedQueries + threadIdx.x;
+  for (int32_t b = threadIdx.x; b < bins; b += kSharedThreads) counts[b] = 0;
+  __syncthreads();
+  int32_t bin[kSharedItems], place[kSharedItems], longest = 0;
+#pragma unroll
+  for (int k = 0; k < kSharedItems; ++k) {
+    const RowToken at{row, first + k * kSharedThreads};
+    bin[k] = -1;
+    if (at.token >= length) continue;
+    const BinnedQuery q(p, at);
+    bin[k] = static_cast<int32_t>(q.bin - row * bins);
+    longest = max(longest, q.range_length);
+  }
+#pragma unroll
+  for (int k = 0; k < kSharedItems; ++k) {
+    if (bin[k] >= 0) place[k] = atomicAdd(&counts[bin[k]], 1);
+  }
+  longest = __reduce_max_sync(0xffffffffu, longest);
+  if (threadIdx.x % 32 == 0) raise_longest(indices.longest_range + row, longest);
+  __syncthreads();
+  for (int32_t b = threadIdx.x; b < bins; b += kSharedThreads) {
+    const int32_t own = counts[b];
+    if (own > 0) counts[b] = atomicAdd(indices.bin_begin + row * bins + b, own);
+  }
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < kSharedItems; ++k) {
+    if (bin[k] < 0) continue;
+    indices.per_query[row * length + first + k * kSharedThreads] = counts[bin[k]] + place[k];
   }
 }
 

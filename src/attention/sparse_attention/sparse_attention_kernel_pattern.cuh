@@ -91,7 +91,7 @@ struct PatternView {
   }
   // Where the queries end that attend key j apart from LSH; at or before j if there are none.
   __device__ int32_t reach(int32_t j) const {
-    const int64_t end = int64_t{j} + span(j, life(j));
+    const int64_t end = int64_t{j} + span(j);
     return end < length ? static_cast<int32_t>(end) : length;
   }
   __device__ int32_t rank_of(int32_t j) const { return rank ? __ldg(rank + j) : -1; }

@@ -12,45 +12,66 @@ template <class T>
 struct RowsView {
   const Tensor& tensor;
   T* data;
-  bool vectors;  // rows can be moved 16 bytes at a time
+  int32_t columns;
+  int32_t short_stride;  // of tokens, if rows can be moved ...
+  bool vectors;          // ... 16 bytes at a time
 
   __device__ RowsView(const Tensor& of, const Sequences::Range& range, int64_t head,
                       bool in_vectors)
-      : tensor(of), data(of.at<T>(range.row, range.begin, head)), vectors(in_vectors) {}
+      : tensor(of),
+        data(of.at<T>(range.row, range.begin, head)),
+        columns(static_cast<int32_t>(of.shape[3])),
+        short_stride(static_cast<int32_t>(of.stride[1])),
+        vectors(in_vectors) {
+    asm volatile("" : "+l"(data));  // so that the address isn't computed again for every row
+  }
 
   __device__ T* row(int32_t token) const { return data + token * tensor.stride[1]; }
-  __device__ int32_t width() const { return static_cast<int32_t>(tensor.shape[3]); }
+  __device__ int32_t width() const { return columns; }
   __device__ int64_t column_stride() const { return tensor.stride[3]; }
 };
 
 inline constexpr int kRowLanes = 8;
 
+// Whether rows of a (B, L, H, D) tensor can be moved 16 bytes at a time, with a stride of 32 bits.
+template <class T>
+inline bool has_vector_rows(const Tensor& tensor) {
+  return device::moves_in_vectors<device::kVectorElements<T>>(tensor) &&
+         tensor.stride[1] == static_cast<int32_t>(tensor.stride[1]);
+}
+
 // Shared rows have columns for whole fragments and 16 bytes besides, so that eight rows lie in different banks.
 template <class T>
 inline constexpr int kRowPadding = 16 / static_cast<int>(sizeof(T));
 
-// The same as below element by element, for any strides.
-template <class T>
-__device__ __noinline__ void copy_elements(T* to, const T* row, int64_t stride, int width,
-                                           int padded, int lane) {
-  for (int c = lane; c < padded; c += kRowLanes) to[c] = c < width ? row[c * stride] : T{};
-}
-
 // Copies the row of `token` into `to`, kColumns columns with zeros behind the tensor's own; zeros alone where the token
 // is negative. kRowLanes lanes share a row. The copies may still be under way (copy_async_16).
 template <int kColumns, class T>
-__device__ __forceinline__ void copy_row(T* to, const RowsView<T>& from, int32_t token, int lane) {
+__device__ __forceinline__ void copy_vectors(T* to, const RowsView<T>& from, int32_t token,
+                                             int lane) {
   constexpr int V = device::kVectorElements<T>;
-  const int width = token < 0 ? 0 : from.width();
-  const T* row = from.row(max(token, 0));
-  if (!from.vectors) return copy_elements(to, row, from.column_stride(), width, kColumns, lane);
+  const int width = token < 0 ? 0 : from.columns;
+  const T* row = from.data + int64_t{max(token, 0)} * from.short_stride + lane * V;
 #pragma unroll
-  for (int begin = 0; begin < kColumns; begin += kRowLanes * V) {
-    const int c = begin + lane * V;
-    if (kColumns % (kRowLanes * V) == 0 || c < kColumns) {
-      device::copy_async_16(to + c, row + c, c < width);
+  for (int c = 0; c < kColumns; c += kRowLanes * V) {
+    if (kColumns % (kRowLanes * V) == 0 || c + lane * V < kColumns) {
+      device::copy_async_16(to + lane * V + c, row + c, c + lane * V < width);
     }
   }
+}
+
+template <class T>
+__device__ __noinline__ void copy_row_elements(T* to, const T* row, int64_t stride, int width,
+                                               int columns, int lane) {
+  for (int c = lane; c < columns; c += kRowLanes) to[c] = c < width ? row[c * stride] : T{};
+}
+
+// The same element by element, for any strides.
+template <class T>
+__device__ __forceinline__ void copy_elements(T* to, const RowsView<T>& from, int32_t token,
+                                              int columns, int lane) {
+  copy_row_elements<T>(to, from.row(max(token, 0)), from.column_stride(),
+                       token < 0 ? 0 : from.columns, columns, lane);
 }
 
 // Writes a row that lies in shared memory; nothing where the token is negative.

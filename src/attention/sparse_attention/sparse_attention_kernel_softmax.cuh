@@ -44,7 +44,10 @@ struct RunningSoftmax {
       // the outputs as they are.
       correction[row] = 1.0f;
       if (!(high <= maximum[row] + kSlack)) {
-        correction[row] = device::exp2_approx(maximum[row] - high);
+        // Nothing has to be corrected where there is nothing yet.
+        if (maximum[row] != -INFINITY) {
+          correction[row] = device::exp2_approx(maximum[row] - high);
+        }
         maximum[row] = high;
       }
       const float base = maximum[row] == -INFINITY ? 0.0f : maximum[row];
@@ -72,7 +75,7 @@ struct RunningSoftmax {
   __device__ bool empty(int row) const { return maximum[row] == -INFINITY && sum[row] == 0.0f; }
   // Only scores of -infinity.
   __device__ bool undefined(int row) const { return maximum[row] == -FLT_MAX && sum[row] > 0.0f; }
-  __device__ float log2_sum(int row) const { return maximum[row] + log2f(sum[row]); }
+  __device__ float log2_sum(int row) const { return maximum[row] + __log2f(sum[row]); }
 };
 
 }  // namespace hax::sparse_attention

@@ -1,5 +1,5 @@
-// Which keys a tile of queries meets, in steps of at most kKeys keys. Every warp walks by itself, so that all take
-// the same steps without a barrier; lane n holds the step's key n.
+// Which keys a tile of queries meets, in steps of at most kKeys keys. The warps prepare a batch of steps side by side,
+// one each, while an earlier batch is being worked on.
 #pragma once
 
 #include <climits>
@@ -8,7 +8,7 @@
 
 namespace hax::sparse_attention {
 
-// A tile's queries together.
+// Some queries together.
 struct TileBounds {
   int32_t first, last;  // least and greatest position
   int32_t begin, end;   // of the ranges in key_order that aren't empty
@@ -26,19 +26,14 @@ struct Coverage {
   }
 };
 
-// Bounds of the queries that a warp's lanes give, one or two each.
-__device__ inline TileBounds bounds_of(const Query& a, const Query& b) {
+// Bounds of the queries that a warp's lanes give.
+__device__ inline TileBounds bounds_of(const Query& q) {
   TileBounds bounds = {INT_MAX, -1, INT_MAX, 0};
-  const auto include = [&](const Query& q) {
-    if (q.position < 0) return;
-    bounds.first = min(bounds.first, q.position);
-    bounds.last = max(bounds.last, q.position);
-    if (q.end <= q.begin) return;
-    bounds.begin = min(bounds.begin, q.begin);
-    bounds.end = max(bounds.end, q.end);
-  };
-  include(a);
-  include(b);
+  if (q.position >= 0) bounds.first = bounds.last = q.position;
+  if (q.position >= 0 && q.end > q.begin) {
+    bounds.begin = q.begin;
+    bounds.end = q.end;
+  }
   bounds.first = __reduce_min_sync(0xffffffffu, bounds.first);
   bounds.last = __reduce_max_sync(0xffffffffu, bounds.last);
   bounds.begin = __reduce_min_sync(0xffffffffu, bounds.begin);
@@ -88,50 +83,119 @@ struct WalkPlan {
   }
 };
 
-// All that it reads lies in shared memory, so that it takes few registers.
+// A step: its keys, and bit w of `some` and `all` for whether some, and all of warp w's queries select some, and all of
+// them.
 template <int kKeys>
+struct alignas(16) Step {
+  int32_t position[kKeys];
+  uint32_t span[kKeys];
+  int32_t rank[kKeys];
+  Rule rule;
+  uint32_t some, all;
+};
+
+template <int kKeys, int kWarps>
+struct WalkShared {
+  PatternView view;
+  WalkPlan plan;
+  Query queries[kTileTokens];
+  TileBounds bounds[kWarps];  // of each warp's queries
+  Step<kKeys> steps[2 * kWarps];
+};
+
+template <int kKeys, int kWarps>
 class KeyWalk {
  public:
-  // queries: the tile's 64.
-  __device__ KeyWalk(const PatternView& view, const WalkPlan& plan, const Query* queries,
-                     const TileBounds& bounds)
-      : view_(view),
-        plan_(plan),
-        queries_(queries),
-        bounds_(bounds),
-        lane_(static_cast<int32_t>(threadIdx.x % 32)) {}
+  using Shared = WalkShared<kKeys, kWarps>;
+
+  __device__ explicit KeyWalk(Shared& shared)
+      : shared_(shared),
+        lane_(static_cast<int32_t>(threadIdx.x % 32)),
+        warp_(static_cast<int32_t>(threadIdx.x / 32)) {}
 
   __device__ void start() {
     at_ = -1;
     x_ = segment_.end = 0;
-    fetch();
+    remaining_ = 0;
+    half_ = 1;
+    ahead_ = fetch();
+    state_ = State::fetched;
   }
 
-  // The next step's keys, one for each lane, and their rule; false when there is none.
-  __device__ bool next(Key& key, Rule& rule) {
-    while (fetched_) {
-      key = ahead_;
-      rule = segment_.rule;
-      fetch();
-      if (__any_sync(0xffffffffu, Coverage(key, bounds_, rule).some)) return true;
+  // To be called behind every barrier of the block.
+  __device__ void passed_barrier() {
+    if (state_ == State::stored) state_ = State::visible;
+  }
+  // To be called some time after next(), when what it fetched has arrived.
+  __device__ void settle() {
+    if (ahead_ && state_ == State::fetched) store();
+  }
+
+  // The number of the next step that some query needs, until the next call; -1 when there is none. The whole block
+  // calls it together and receives the same.
+  __device__ int next() {
+    while (remaining_ == 0) {
+      if (!ahead_) return -1;
+      if (state_ == State::fetched) store();
+      if (state_ == State::stored) __syncthreads();
+      half_ ^= 1;
+      const bool needed = lane_ < kWarps && shared_.steps[half_ * kWarps + lane_ % kWarps].some;
+      remaining_ = __ballot_sync(0xffffffffu, needed);
+      ahead_ = fetch();
+      state_ = State::fetched;
     }
-    return false;
+    const int step = __ffs(static_cast<int>(remaining_)) - 1;
+    remaining_ &= remaining_ - 1;
+    return half_ * kWarps + step;
   }
 
  private:
-  // Reads the keys of the step after the one at hand, whether or not they matter.
-  __device__ void fetch() {
-    while (true) {
-      if (x_ < segment_.end && segment_.source == Source::order) x_ = next_looked_up(x_);
-      if (x_ < segment_.end) break;
-      fetched_ = ++at_ < plan_.count;
-      if (!fetched_) return;
-      segment_ = plan_.segments[at_];
-      x_ = segment_.begin;
+  // How far the batch ahead has come.
+  enum class State { fetched, stored, visible };
+
+  // Reads this warp's step of the following batch; false if no warp has one.
+  __device__ bool fetch() {
+    if (x_ < segment_.end && segment_.source == Source::order) x_ = next_looked_up(x_);
+    bool any = false;
+    for (int s = 0; s < kWarps; ++s) {
+      while (x_ >= segment_.end && at_ + 1 < shared_.plan.count) {
+        segment_ = shared_.plan.segments[++at_];
+        x_ = segment_.begin;
+        if (segment_.source == Source::order) x_ = next_looked_up(x_);
+      }
+      const bool there = x_ < segment_.end;
+      any |= there;
+      if (s == warp_) {
+        const int32_t x = x_ + lane_;
+        fetched_ = there && lane_ < kKeys && x < segment_.end ? read(x) : Key{};
+        fetched_rule_ = segment_.rule;
+      }
+      if (there) x_ += kKeys;
     }
-    const int32_t x = x_ + lane_;
-    ahead_ = lane_ < kKeys && x < segment_.end ? read(x) : Key{};
-    x_ += kKeys;
+    return any;
+  }
+
+  // Shows it to the other warps.
+  __device__ void store() {
+    Step<kKeys>& step = shared_.steps[(half_ ^ 1) * kWarps + warp_];
+    if (lane_ < kKeys) {
+      step.position[lane_] = fetched_.position;
+      step.span[lane_] = fetched_.span;
+      step.rank[lane_] = fetched_.rank;
+    }
+    uint32_t some = 0, all = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      const Coverage coverage(fetched_, shared_.bounds[w], fetched_rule_);
+      if (__any_sync(0xffffffffu, coverage.some)) some |= 1u << w;
+      if (__all_sync(0xffffffffu, coverage.all | (lane_ >= kKeys))) all |= 1u << w;
+    }
+    if (lane_ == 0) {
+      step.rule = fetched_rule_;
+      step.some = some;
+      step.all = all;
+    }
+    state_ = State::stored;
   }
 
   // The step at or behind x whose keys some query looks up.
@@ -139,37 +203,39 @@ class KeyWalk {
     int32_t least = INT_MAX;
 #pragma unroll
     for (int i = 0; i < kTileTokens; i += 32) {
-      const Query& q = queries_[lane_ + i];
+      const Query& q = shared_.queries[lane_ + i];
       if (q.end > x && q.end > q.begin) least = min(least, max(q.begin, x));
     }
     return __reduce_min_sync(0xffffffffu, least) / kKeys * kKeys;
   }
 
   __device__ Key read(int32_t x) const {
-    if (segment_.source == Source::order) return {view_.ordered(x), 0, x};
+    const PatternView& view = shared_.view;
+    if (segment_.source == Source::order) return {view.ordered(x), 0, x};
     if (segment_.source == Source::list) {
-      const auto entry = __ldg(reinterpret_cast<const int2*>(plan_.list) + x);
-      const int32_t j = entry.x;
-      if (j < plan_.list_begin || j >= plan_.list_end || view_.endless(j)) return {};
-      return {j, static_cast<uint32_t>(entry.y - j), view_.rank_of(j)};
+      const SelectedKey entry = shared_.plan.list[x];
+      const int32_t j = entry.key;
+      if (j < shared_.plan.list_begin || j >= shared_.plan.list_end || view.endless(j)) return {};
+      return {j, static_cast<uint32_t>(entry.eviction - j), view.rank_of(j)};
     }
     if (segment_.source == Source::dilated) {
-      x = static_cast<int32_t>((x + 1) * view_.dilation - 1);
-      return {x, kEndless, view_.rank_of(x)};
+      x = static_cast<int32_t>((x + 1) * view.dilation - 1);
+      return {x, kEndless, view.rank_of(x)};
     }
-    return {x, view_.span(x), view_.rank_of(x)};
+    return {x, view.span(x), view.rank_of(x)};
   }
 
-  const PatternView& view_;
-  const WalkPlan& plan_;
-  const Query* const queries_;
-  const TileBounds& bounds_;
-  const int32_t lane_;
+  Shared& shared_;
+  const int32_t lane_, warp_;
   int at_ = 0;
   Segment segment_ = {};
-  int32_t x_ = 0;  // where the next fetch reads
-  Key ahead_;
-  bool fetched_ = false;
+  int32_t x_ = 0;           // where the next batch begins
+  uint32_t remaining_ = 0;  // steps of the batch at hand, as bits
+  int half_ = 0;            // where it lies
+  bool ahead_ = false;      // whether there is one behind it
+  State state_ = State::fetched;
+  Key fetched_;
+  Rule fetched_rule_ = Rule::own;
 };
 
 }  // namespace hax::sparse_attention

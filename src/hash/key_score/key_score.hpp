@@ -1,5 +1,5 @@
-// key_score's rooms: check (arguments to Params), plan (workspace, backend), cpu_setup (packed weights,
-// running sums of queries), cpu and cpu_backward (the MLP); launch and kernels (CUDA).
+// key_score's rooms: check (arguments to Params), plan (workspace, backend), cpu_setup (packed
+// weights, running sums of queries), cpu and cpu_backward (the MLP); launch and kernels (CUDA).
 #pragma once
 
 #include "core/check.hpp"
@@ -45,9 +45,9 @@ struct BackwardParams : Inputs {
   Tensor dW1, db1, dW2, db2, dW3, db3;
 };
 
-// Running sums of q. Per slot of tiles and head, and each with a double per padded feature: the sum over
-// the tile, later over all tokens before it; for the sequence's norm also the sum over the tile's tokens
-// of its own running sum, and of that one's square.
+// Running sums of q. Per slot of tiles and head, and each with a double per padded feature: the sum
+// over the tile, later over all tokens before it; for the sequence's norm also the sum over the
+// tile's tokens of its own running sum, and of that one's square.
 struct QueryPlan {
   int64_t values;  // 1 or 3
   double* sums;    // (slots, H, values, padded_features)
@@ -80,8 +80,8 @@ struct ForwardPlan {
   float* scratch;  // (threads, 2, kStep, row())
 };
 
-// Tiles fall into `parts` runs of neighbours. Each has sums of its own, which are added in order, so the
-// result doesn't depend on threads.
+// Tiles fall into `parts` runs of neighbours. Each has sums of its own, which are added in order,
+// so the result doesn't depend on threads.
 struct CudaBackwardPlan {
   CudaQueryPlan query;
   float* weights;  // W1, W2 (inputs, outputs) and W2 (outputs, inputs), fp32

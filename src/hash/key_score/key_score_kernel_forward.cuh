@@ -1,5 +1,5 @@
-// The MLP on tensor cores: activations lie in shared memory in pieces of bf16, weights in memory as the products'
-// operands.
+// The MLP on tensor cores: activations lie in shared memory in pieces of bf16, weights in memory as
+// the products' operands.
 #pragma once
 
 #include "device/split_bf16.cuh"
@@ -34,14 +34,16 @@ struct MlpShape {
     row = 16 * steps + 8;
   }
   HAX_EVERYWHERE int weight_words(int pieces) const { return steps * blocks * pieces * kWarp * 2; }
+  HAX_EVERYWHERE int columns() const { return 16 * steps; }
+  HAX_EVERYWHERE int words(int pieces) const { return 2 * weight_words(pieces) + 3 * columns(); }
   HAX_EVERYWHERE int plane() const { return tokens * row; }
   HAX_EVERYWHERE size_t shared_bytes(int pieces) const {
     return 2 * sizeof(uint16_t) * pieces * plane() + sizeof(float) * tokens * groups;
   }
 };
 
-// W as the second operands of products: (steps, blocks, pieces, lanes), two words each. One thread for every (step,
-// block, lane).
+// W as the second operands of products: (steps, blocks, pieces, lanes), two words each. One thread
+// for every (step, block, lane).
 template <int Pieces>
 __device__ void pack_weights(const Tensor& W, const MlpShape& shape, int64_t index, uint32_t* to) {
   if (index >= shape.steps * shape.blocks * kWarp) return;
@@ -64,20 +66,9 @@ __device__ void pack_weights(const Tensor& W, const MlpShape& shape, int64_t ind
   for (int piece = 0; piece < Pieces; ++piece) words[piece * kWarp] = {low[piece], high[piece]};
 }
 
-// Blocks for every (slot of a tile, head), and after them blocks that pack the weights.
-template <class T>
-__global__ void __launch_bounds__(kQueryThreads)
-    prepare_kernel(const __grid_constant__ Inputs p, const __grid_constant__ CudaForwardPlan plan) {
-  const int64_t tiles = p.cuda_tiles().slots() * p.heads;
-  if (blockIdx.x < tiles) return tile_sums<T>(p, plan.query, blockIdx.x);
-  const MlpShape shape(p.width());
-  const int64_t blocks = ceil_div(shape.steps * shape.blocks * kWarp, kQueryThreads);
-  const int64_t block = blockIdx.x - tiles;
-  const bool second = block >= blocks;
-  const int64_t index = block % blocks * kQueryThreads + threadIdx.x;
-  pack_weights<kPieces<T>>(second ? p.W2 : p.W1, shape, index,
-                           plan.weights + (second ? shape.weight_words(kPieces<T>) : 0));
-}
+// Up to 32 features; the shape is then that of 32.
+HAX_EVERYWHERE bool narrow(const Inputs& p) { return p.features <= 32; }
+HAX_EVERYWHERE MlpShape mlp_shape(const Inputs& p) { return narrow(p) ? 64 : p.width(); }
 
 // Planes of activations, one a piece: rows of tokens.
 template <int Pieces>
@@ -104,8 +95,8 @@ struct Activations {
   }
 };
 
-// finish(token, half, column, sum, sum of the next column) with all sums of a layer, without bias; half: of a
-// block of 16 tokens.
+// finish(token, half, column, sum, sum of the next column) with all sums of a layer, without bias;
+// half: of a block of 16 tokens.
 template <int Pieces, class Finish>
 __device__ void apply_layer(const MlpShape& shape, const Activations<Pieces>& in,
                             const uint32_t* weights, Finish&& finish) {
@@ -145,11 +136,6 @@ __device__ void apply_layer(const MlpShape& shape, const Activations<Pieces>& in
   }
 }
 
-// Element i of a vector of parameters, 0 beyond its end.
-__device__ inline float parameter(const Tensor& vector, int axis, int i) {
-  return i < vector.shape[axis] ? device::load_any(vector, i * vector.stride[axis]) : 0.0f;
-}
-
 // A block for every (slot of a tile, head).
 template <class T>
 __global__ void __launch_bounds__(kQueryThreads, 2)
@@ -168,46 +154,50 @@ __global__ void __launch_bounds__(kQueryThreads, 2)
   float* queries = reinterpret_cast<float*>(odd.data);
   double* shared = reinterpret_cast<double*>(queries + shape.tokens * p.features);
   float* partial = reinterpret_cast<float*>(odd.data + kCount * shape.plane());
+  const float b3 = *p.b3.at<float>(0);
   const uint32_t* W1 = plan.weights;
   const uint32_t* W2 = W1 + shape.weight_words(kCount);
+  const int columns = shape.columns();
+  const auto* b1 = reinterpret_cast<const float*>(W2 + shape.weight_words(kCount));
+  const float *b2 = b1 + columns, *W3 = b2 + columns;
   const int features = static_cast<int>(p.features);
-  const float b3 = parameter(p.b3, 0, 0);
-  const int pairs = shape.steps * 8;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
 
   for (int64_t begin = tile.begin; begin < tile.end; begin += shape.tokens) {
     const int64_t end = min(begin + shape.tokens, tile.end);
     const int count = static_cast<int>(end - begin);
-    reader.read_queries(plan.query, begin, end, queries, features, shared);
-    for (int i = threadIdx.x; i < shape.tokens * pairs; i += kQueryThreads) {
-      const int token = i / pairs, column = i % pairs * 2;
-      float value[2];
+    reader.read_queries(begin, end, queries, features, shared);
+#pragma unroll 4
+    for (int token = warp; token < shape.tokens; token += kForwardWarps) {
+      const T* keys = reader.key_row(min(begin + token, end - 1));
+      const float* query = queries + token * features - features;
+      for (int column = 2 * lane; column < columns; column += 2 * kWarp) {
+        float value[2];
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const int n = column + c;
-        value[c] = token >= count || n >= 2 * features ? 0.0f
-                   : n < features                      ? reader.key(begin + token, n)
-                                                       : queries[token * features + n - features];
+        for (int c = 0; c < 2; ++c) {
+          const int n = column + c;
+          value[c] = token >= count || n >= 2 * features ? 0.0f
+                     : n < features                      ? reader.key(keys, n)
+                                                         : query[n];
+        }
+        even.store(token, column, value[0], value[1]);
       }
-      even.store(token, column, value[0], value[1]);
     }
     __syncthreads();
     apply_layer(shape, even, W1, [&](int token, int, int column, float a, float b) {
-      odd.store(token, column, relu(a + parameter(p.b1, 0, column)),
-                relu(b + parameter(p.b1, 0, column + 1)));
+      odd.store(token, column, relu(a + b1[column]), relu(b + b1[column + 1]));
     });
     __syncthreads();
-    // A warp's columns come one after the other; their share is added up and then written over and over.
+    // A warp's columns come one after the other; their share is added up, then written.
     float share[2] = {0.0f, 0.0f};
     apply_layer(shape, odd, W2, [&](int token, int half, int column, float a, float b) {
       const float product =
-          parameter(p.W3, 1, column) * relu(a + parameter(p.b2, 0, column)) +
-          parameter(p.W3, 1, column + 1) * relu(b + parameter(p.b2, 0, column + 1));
-      const bool first = column / 8 % kColumns == 0;
-      share[half] = first ? product : share[half] + product;
-      const bool last = column / 8 % kColumns == kColumns - 1 || column / 8 == shape.blocks - 1;
-      if (!last) return;
+          W3[column] * relu(a + b2[column]) + W3[column + 1] * relu(b + b2[column + 1]);
+      const int block = column / 8;
+      share[half] = block % kColumns == 0 ? product : share[half] + product;
+      if (block % kColumns != kColumns - 1 && block != shape.blocks - 1) return;
       const float sum = device::warp_sum<4>(share[half]);
-      if (threadIdx.x % 4 == 0) partial[token * shape.groups + column / 8 / kColumns] = sum;
+      if (lane % 4 == 0) partial[token * shape.groups + block / kColumns] = sum;
     });
     __syncthreads();
     for (int token = threadIdx.x; token < count; token += kQueryThreads) {

@@ -3,13 +3,20 @@
 #include "core/dispatch.hpp"
 #include "device/launch.cuh"
 #include "hash/key_score/key_score_kernel_backward.cuh"
-#include "hash/key_score/key_score_kernel_forward.cuh"
+#include "hash/key_score/key_score_kernel_prepare.cuh"
 
 namespace hax::key_score {
 
-int64_t cuda_weight_words(const Inputs& p) {
-  return 2 * MlpShape(p.width()).weight_words(pieces_of(p.q.type));
+namespace {
+
+void scan(const Inputs& p, const CudaQueryPlan& plan, const device::Launcher& launch) {
+  if (p.sequences.length <= kDirectTiles * kCudaTileTokens) return;
+  launch(scan_kernel, p.sequences.count() * p.heads, kScanThreads, 0, p, plan);
 }
+
+}  // namespace
+
+int64_t cuda_weight_words(const Inputs& p) { return mlp_shape(p).words(pieces_of(p.q.type)); }
 
 CudaBackwardSizes cuda_backward_sizes(const Inputs& p) {
   const BackwardShape shape(p);
@@ -24,12 +31,16 @@ void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* str
   const device::Launcher launch(p.device, stream, Forward::name);
   const int64_t tiles = p.cuda_tiles().slots() * p.heads;
   if (p.sequences.batch * p.heads * p.sequences.length == 0) return;
-  const MlpShape shape(p.width());
+  const MlpShape shape = mlp_shape(p);
   dispatch_float(p.q.type, [&](auto type) {
     using T = typename decltype(type)::type;
     const int64_t packing = 2 * ceil_div(shape.steps * shape.blocks * kWarp, kQueryThreads);
-    launch(prepare_kernel<T>, tiles + packing, kQueryThreads, 0, p, plan);
-    launch(scan_kernel, p.sequences.count() * p.heads, kScanThreads, 0, p, plan.query);
+    launch(prepare_kernel<T>, tiles + 1 + packing, kQueryThreads, 0, p, plan);
+    scan(p, plan.query, launch);
+    if (narrow(p)) {
+      const bool vectors = features_move_in_vectors(p.k);
+      return launch(narrow_kernel<T>, tiles, kQueryThreads, 0, p, plan, vectors);
+    }
     launch(score_kernel<T>, tiles, kQueryThreads, shape.shared_bytes(kPieces<T>), p, plan);
   });
 }
@@ -43,7 +54,7 @@ void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* 
     if (plan.parts == 0) return;
     launch(prepare_backward_kernel<T>, tiles + ceil_div(3 * shape.matrix(), kQueryThreads),
            kQueryThreads, 0, p, plan);
-    launch(scan_kernel, p.sequences.count() * p.heads, kScanThreads, 0, p, plan.query);
+    scan(p, plan.query, launch);
     launch(gradient_kernel<T>, plan.parts, kQueryThreads, shape.shared_bytes(), p, plan);
   });
   launch(reduce_kernel, ceil_div(shape.gradient_floats(), kQueryThreads), kQueryThreads, 0, p,

@@ -1,5 +1,5 @@
-// key_select's rooms: check (arguments to Params), plan (workspace, backend), host (the operator on the
-// CPU), launch and kernels (CUDA).
+// key_select's rooms: check (arguments to Params), plan (workspace, backend), host (the operator on
+// the CPU), launch and kernels (CUDA).
 #pragma once
 
 #include "core/check.hpp"
@@ -11,8 +11,8 @@
 
 namespace hax::key_select {
 
-// CUDA: a warp walks one chunk of one row (a head of a sequence). It starts from the best keys of the chunks
-// before, which are found first where rows have several chunks.
+// CUDA: a warp walks one chunk of one row (a head of a sequence). It starts from the best keys of
+// the chunks before, which are found first where rows have several chunks.
 inline constexpr int64_t kChunkTokens = 2048;
 
 // Most keys that the lanes of a warp hold together; larger budgets take a block per row.

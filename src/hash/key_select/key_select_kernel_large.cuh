@@ -1,6 +1,6 @@
-// Budgets beyond what a warp can hold: a block for every row keeps all best keys in order in memory. As a step of
-// so many tokens evicts at most as many keys, a warp walks it with the worst keys alone; then the block merges
-// these with the others.
+// Budgets beyond what a warp can hold: a block for every row keeps all best keys in order in
+// memory. As a step of so many tokens evicts at most as many keys, a warp walks it with the worst
+// keys alone; then the block merges these with the others.
 #pragma once
 
 #include "hash/key_select/key_select_kernel_walk.cuh"

@@ -1,6 +1,6 @@
-// Walks the keys of a chunk in order, with the best keys so far in shared memory. Keys better than the worst of
-// those are gathered until there is one for every lane of a warp; then all lanes find out together when each key
-// leaves.
+// Walks the keys of a chunk in order, with the best keys so far in shared memory. Keys better than
+// the worst of those are gathered until there is one for every lane of a warp; then all lanes find
+// out together when each key leaves.
 #pragma once
 
 #include "hash/key_select/key_select_kernel.cuh"
@@ -29,7 +29,7 @@ __device__ inline int select_bit(uint32_t mask, int n) {
 template <int V>
 struct WalkMemory {
   uint64_t best[kWarp * V];  // ranks, ascending; zeros for places not yet taken
-  uint64_t pending[2 * kWarp];
+  uint64_t pending[(kWalkBatches + 1) * kWarp];
 };
 
 template <int V>
@@ -50,15 +50,15 @@ struct Walk {
     threshold = order_of(memory.best[0]);
   }
 
-  // Lets in the first 32 keys that wait, later ones after earlier ones. A key leaves with the arrival of the
-  // last of as many better ones as there are keys up to it, so each lane collects which of the new keys outrank
-  // its own.
-  __device__ void absorb() {
+  // Lets in 32 of the keys that wait, from the `taken`-th on, later ones after earlier ones. A key
+  // leaves with the arrival of the last of as many better ones as there are keys up to it, so each
+  // lane collects which of the new keys outrank its own.
+  __device__ void absorb(int taken) {
     changed = true;
-    const uint64_t own = lane < waiting ? memory.pending[lane] : 0;
+    const uint64_t own = taken + lane < waiting ? memory.pending[taken + lane] : 0;
     const uint32_t order = order_of(own), position = position_of(own);
     uint64_t held[V];
-    uint32_t above_held[V] = {}, above = 0;
+    uint32_t above_held[V] = {}, above = 0, not_below = 0;
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       const int place = v * kWarp + lane;
@@ -68,14 +68,14 @@ struct Walk {
     for (int s = 0; s < kWarp; ++s) {
       const uint32_t other = __shfl_sync(0xffffffffu, order, s);
       if (other > order) above |= 1u << s;
+      if (other >= order) not_below |= 1u << s;
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         if (other > order_of(held[v])) above_held[v] |= 1u << s;
       }
     }
-    above |=
-        __match_any_sync(0xffffffffu, order) & ((1u << lane) - 1);  // of equal ones the earlier
-    int below = 0;  // keys held that the own key outranks
+    above |= not_below & ((1u << lane) - 1);  // of equal ones the earlier
+    int below = 0;                            // keys held that the own key outranks
 #pragma unroll
     for (int step = kWarp * V; step > 0; step /= 2) {
       if (below + step <= kept && order_of(memory.best[below + step - 1]) < order) below += step;
@@ -99,41 +99,56 @@ struct Walk {
       if (place < kept && !gone) memory.best[place - better_now] = held[v];
     }
     if (order != 0 && !leaves) memory.best[below - 1 - better] = own;
-    const uint64_t next = memory.pending[kWarp + lane];
     __syncwarp();
-    memory.pending[lane] = next;
-    waiting = max(waiting - kWarp, 0);
     threshold = order_of(memory.best[0]);
+  }
+
+  // Lets in whole warps of the keys that wait, or all of them.
+  __device__ void absorb_all(bool all) {
+    int taken = 0;
+    __syncwarp();
+#pragma unroll 1
+    for (; waiting - taken >= (all ? 1 : kWarp); taken += kWarp) absorb(taken);
+    if (taken == 0) return;
+    const uint64_t rest = taken + lane < waiting ? memory.pending[taken + lane] : 0;
+    __syncwarp();
+    memory.pending[lane] = rest;
+    waiting = max(waiting - taken, 0);
     __syncwarp();
   }
 
   // Keys [begin, end) of the row.
   __device__ void keys(int64_t begin, int64_t end) {
+    const int count = static_cast<int>(end - begin);
+    const float* from = row.score + (begin + lane) * row.score_stride;
+    int32_t* to = row.eviction + (begin + lane) * row.eviction_stride;
+    const int64_t score_step = kWarp * row.score_stride;
+    const int64_t eviction_step = kWarp * row.eviction_stride;
     float score[kWalkBatches];
-    load(score, begin, end);
-    for (int64_t first = begin; first < end; first += kWalkBatches * kWarp) {
+    load(score, from, score_step, count - lane);
+    for (int first = 0; first < count; first += kWalkBatches * kWarp) {
       float next[kWalkBatches];
-      load(next, first + kWalkBatches * kWarp, end);
+      from += kWalkBatches * score_step;
+      load(next, from, score_step, count - lane - first - kWalkBatches * kWarp);
 #pragma unroll
       for (int i = 0; i < kWalkBatches; ++i) {
-        const int64_t j = first + i * kWarp + lane;
+        const int j = first + i * kWarp + lane;
         const uint32_t order = order_of(score[i]);
-        const bool enters = j < end && order > threshold;
-        if (j < end && !enters) row.evict(j, j);
+        const bool present = j < count, enters = present && order > threshold;
+        if (present && !enters) *to = static_cast<int32_t>(begin) + j;
+        to += eviction_step;
         const uint32_t entering = __ballot_sync(0xffffffffu, enters);
         if (entering == 0) continue;
         if (enters) {
           memory.pending[waiting + __popc(entering & ((1u << lane) - 1))] =
-              rank_of(order, static_cast<uint32_t>(j));
+              rank_of(order, static_cast<uint32_t>(begin) + j);
         }
-        __syncwarp();
         waiting += __popc(entering);
-        if (waiting >= kWarp) absorb();
       }
+      absorb_all(first + kWalkBatches * kWarp >= count);
 #pragma unroll
       for (int i = 0; i < kWalkBatches; ++i) score[i] = next[i];
     }
-    if (waiting > 0) absorb();
   }
 
   // The keys left at a sequence's end stay to its end.
@@ -144,11 +159,12 @@ struct Walk {
   }
 
  private:
-  __device__ void load(float (&score)[kWalkBatches], int64_t first, int64_t end) const {
+  // Scores of 32 keys each; `count` of them exist from this lane's first on.
+  __device__ void load(float (&score)[kWalkBatches], const float* from, int64_t step,
+                       int count) const {
 #pragma unroll
     for (int i = 0; i < kWalkBatches; ++i) {
-      const int64_t j = first + i * kWarp + lane;
-      score[i] = j < end ? row.score[j * row.score_stride] : 0.0f;
+      score[i] = i * kWarp < count ? from[i * step] : 0.0f;
     }
   }
 };

@@ -15,8 +15,8 @@ void cuda_forward(const Params& p, const Plan& plan, void* stream) {
     const int64_t chunks = p.chunks().slots() * p.heads;
     if (plan.several) {
       launch(best_kernel<kListed>, chunks, kBestThreads, 0, p, plan);
-      launch(scan_kernel<V>, rows, kScanWarps * kWarp,
-             (kScanWarps + 1) * kListed * sizeof(uint64_t), p, plan);
+      launch(scan_kernel<V>, rows, kScanWarps * kWarp, kScanWarps * kListed * sizeof(uint64_t), p,
+             plan);
     }
     launch(walk_kernel<V>, ceil_div(chunks, kWalkWarps), kWalkWarps * kWarp, 0, p, plan);
   });

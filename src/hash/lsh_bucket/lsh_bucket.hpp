@@ -1,5 +1,5 @@
-// lsh_bucket's rooms: check (arguments to Params), plan (workspace, backend), sort (keys in order of
-// code and position), host (the operator on the CPU), launch and kernels (CUDA).
+// lsh_bucket's rooms: check (arguments to Params), plan (workspace, backend), sort (keys in order
+// of code and position), host (the operator on the CPU), launch and kernels (CUDA).
 #pragma once
 
 #include "core/check.hpp"
@@ -34,8 +34,8 @@ inline constexpr int kDigitValues = 1 << kDigitBits;
 inline constexpr int64_t kTileItems = 8192;  // handled by one task of a long sequence
 inline constexpr int kBuffers = 3;           // sorted keys, and two to sort queries
 
-// Sequences up to kTileItems long are handled by one thread each, longer ones one after the other by
-// all threads. So scratch doesn't grow with the number of sequences and heads.
+// Sequences up to kTileItems long are handled by one thread each, longer ones one after the other
+// by all threads. So scratch doesn't grow with the number of sequences and heads.
 struct Plan {
   int64_t short_items;   // longest that a thread's own scratch has to hold
   Item* thread_items;    // (threads, kBuffers, short_items)
@@ -44,9 +44,9 @@ struct Plan {
   uint32_t* histograms;  // (tiles of long_items, kDigitValues)
 };
 
-// CUDA: rows (heads of a sequence) up to kCudaShortTokens long are sorted by a block each. Longer ones are sorted
-// by tiles of tokens, digit by digit from the lowest: counts of digit values, places of these in the row, and
-// keys moved there.
+// CUDA: rows (heads of a sequence) up to kCudaShortTokens long are sorted by a block each. Longer
+// ones are sorted by tiles of tokens, digit by digit from the lowest: counts of digit values,
+// places of these in the row, and keys moved there.
 inline constexpr int64_t kCudaShortTokens = 4096;
 inline constexpr int64_t kCudaTileTokens = 2048;
 
@@ -75,8 +75,8 @@ struct Forward {
   static void run(const Params&, const BothPlans&, const Context&, void* stream);
 };
 
-// Sorts `count` items that lie in order of position by code, and stably so. Answers which of the two
-// buffers, each of `count` items, holds the result. histograms: kDigitValues per tile.
+// Sorts `count` items that lie in order of position by code, and stably so. Answers which of the
+// two buffers, each of `count` items, holds the result. histograms: kDigitValues per tile.
 Item* sort_by_code(Item* items, Item* spare, int64_t count, int num_bits, uint32_t* histograms,
                    int num_threads);
 

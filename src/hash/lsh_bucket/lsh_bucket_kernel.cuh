@@ -10,7 +10,8 @@ using device::kWarp;
 
 inline constexpr int kRounds = 8;  // keys of a thread, at most
 
-// Codes of one head of a sequence. Bits that a code can't have are dropped, so that wrong codes stay harmless.
+// Codes of one head of a sequence. Bits that a code can't have are dropped, so that wrong codes
+// stay harmless.
 template <class K>
 struct CodeRow {
   const int64_t* at;
@@ -42,15 +43,28 @@ struct Digit {
   }
 };
 
+// Lanes of the warp with the same digit. By votes: __match_any_sync takes time for every different
+// value.
+__device__ inline uint32_t lanes_with(uint32_t digit, int width, bool present) {
+  uint32_t peers = __ballot_sync(0xffffffffu, present);
+  for (int bit = 0; bit < width; ++bit) {
+    const bool set = digit >> bit & 1;
+    const uint32_t votes = __ballot_sync(0xffffffffu, set);
+    peers &= set ? votes : ~votes;
+  }
+  return peers;
+}
+
 template <int Threads>
 using Histogram = uint32_t[Threads / kWarp][kDigitValues];
 
-// Ranks a block's keys by digit, stably. Keys lie in order of warp, then round, then lane; `used` says which there
-// are. place(digit value, its keys in the block) answers where in the row those start, called by thread
-// `digit value`. Answers each key's place in the row.
+// Ranks a block's keys by digit, stably. Keys lie in order of warp, then round, then lane; `used`
+// says which there are. place(digit value, its keys in the block) answers where in the row those
+// start, called by thread `digit value`. Answers each key's place in the row.
 template <int Threads, class Used, class DigitOf, class Place>
 __device__ void rank_by_digit(uint32_t (&places)[kRounds], Histogram<Threads>& histogram,
-                              int rounds, Used&& used, DigitOf&& digit_of, Place&& place) {
+                              int rounds, int width, Used&& used, DigitOf&& digit_of,
+                              Place&& place) {
   static_assert(Threads >= kDigitValues);
   constexpr int kWarps = Threads / kWarp;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -62,8 +76,8 @@ __device__ void rank_by_digit(uint32_t (&places)[kRounds], Histogram<Threads>& h
   for (int round = 0; round < kRounds; ++round) {
     if (round >= rounds) break;
     const bool present = used(round);
-    const uint32_t digit = present ? digit_of(round) : kDigitValues;
-    const uint32_t peers = __match_any_sync(0xffffffffu, digit);
+    const uint32_t digit = present ? digit_of(round) : 0;
+    const uint32_t peers = lanes_with(digit, width, present);
     const uint32_t before = __popc(peers & ((1u << lane) - 1));
     const uint32_t base = present ? histogram[warp][digit] : 0;
     places[round] = base + before;
@@ -91,7 +105,8 @@ __device__ void rank_by_digit(uint32_t (&places)[kRounds], Histogram<Threads>& h
   }
 }
 
-// Sum of the values of the threads before this one, by all threads. sums: one a warp, in shared memory.
+// Sum of the values of the threads before this one, by all threads. sums: one a warp, in shared
+// memory.
 __device__ inline uint32_t sum_before(uint32_t value, uint32_t* sums) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   uint32_t inclusive = value;
@@ -108,7 +123,8 @@ __device__ inline uint32_t sum_before(uint32_t value, uint32_t* sums) {
   return before;
 }
 
-// First index of [low, high) where `beyond` holds, which holds for all later ones too; `high` if for none.
+// First index of [low, high) where `beyond` holds, which holds for all later ones too; `high` if
+// for none.
 template <class F>
 __device__ int first_where(int low, int high, F&& beyond) {
   while (low < high) {

@@ -6,8 +6,12 @@
 namespace hax::lsh_bucket {
 
 inline constexpr int kTileThreads = static_cast<int>(kCudaTileTokens) / kRounds;
+inline constexpr int64_t kDirectTiles = 64;  // of a row, whose counts every block adds up by itself
+inline constexpr int kPlaceThreads = 1024;
 inline constexpr int kRangeThreads = 256;
-inline constexpr int kRangeParts = static_cast<int>(kCudaTileTokens) / kRangeThreads;
+inline constexpr int kRangeQueries = 2;  // of a thread, looked up side by side
+inline constexpr int kRangeParts =
+    static_cast<int>(kCudaTileTokens) / (kRangeThreads * kRangeQueries);
 
 // A block's tile of a long row.
 struct Tile : SequenceTiles::Tile {
@@ -25,7 +29,8 @@ struct Tile : SequenceTiles::Tile {
   __device__ int count() const { return static_cast<int>(end - begin); }
 };
 
-// Bits of a code that a row's table of starts tells apart: as many as give it no more entries than keys.
+// Bits of a code that a row's table of starts tells apart: as many as give it no more entries than
+// keys.
 __device__ inline int start_bits(const Params& p, int64_t length) {
   return min(p.num_bits, 63 - __clzll(length));
 }
@@ -49,10 +54,16 @@ __global__ void __launch_bounds__(kTileThreads)
   __syncthreads();
   const Digit digit(p.num_bits, index);
   const CodeRow<K> source(p, p.code_k, tile.range, tile.head);
+  K code[kRounds];
 #pragma unroll
   for (int round = 0; round < kRounds; ++round) {
     const int64_t i = tile.begin + round * kTileThreads + threadIdx.x;
-    if (i < tile.end) atomicAdd(&counts[digit(code_at(p, plan, tile, index, source, i))], 1u);
+    if (i < tile.end) code[round] = code_at(p, plan, tile, index, source, i);
+  }
+#pragma unroll
+  for (int round = 0; round < kRounds; ++round) {
+    const int64_t i = tile.begin + round * kTileThreads + threadIdx.x;
+    if (i < tile.end) atomicAdd(&counts[digit(code[round])], 1u);
   }
   __syncthreads();
   if (threadIdx.x < kDigitValues) {
@@ -60,144 +71,137 @@ __global__ void __launch_bounds__(kTileThreads)
   }
 }
 
-// A block for every (sequence, key head): turns counts of each tile's digit values into the places of the first
-// such keys. Those of the only digit are where codes start.
-__global__ void __launch_bounds__(kTileThreads)
+// A block for every (sequence, key head) of more than kDirectTiles tiles: turns counts of each
+// tile's digit values into the places of the first such keys. Those of the only digit are where
+// codes start.
+__global__ void __launch_bounds__(kPlaceThreads)
     place_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan) {
-  __shared__ uint32_t sums[kTileThreads / kWarp];
+  constexpr int kGroups = kPlaceThreads / kDigitValues;  // of threads, each with some of the tiles
+  __shared__ uint32_t sums[kPlaceThreads / kWarp];
+  __shared__ uint32_t totals[kGroups][kDigitValues];
   const int64_t s = blockIdx.x / p.key_heads, head = blockIdx.x % p.key_heads;
   const Sequences::Range range = p.sequences.range(s);
-  const int64_t length = range.length;
-  if (length <= kCudaShortTokens) return;
-  const int64_t tiles = ceil_div(length, kCudaTileTokens);
+  if (range.length <= kDirectTiles * kCudaTileTokens) return;
+  const int tiles = static_cast<int>(ceil_div(range.length, kCudaTileTokens));
+  const int value = threadIdx.x % kDigitValues, group = threadIdx.x / kDigitValues;
+  const int first = tiles * group / kGroups, last = tiles * (group + 1) / kGroups;
   const int64_t next = p.key_heads * kDigitValues;
-  uint32_t* counts = plan.counts +
-                     (p.cuda_tiles().first_slot(s) * p.key_heads + head) * kDigitValues +
-                     threadIdx.x;
-  const bool used = threadIdx.x < kDigitValues;
+  uint32_t* counts =
+      plan.counts + (p.cuda_tiles().first_slot(s) * p.key_heads + head) * kDigitValues + value;
   uint32_t total = 0;
-  if (used) {
 #pragma unroll 8
-    for (int64_t tile = 0; tile < tiles; ++tile) total += counts[tile * next];
+  for (int tile = first; tile < last; ++tile) total += counts[tile * next];
+  totals[group][value] = total;
+  __syncthreads();
+  uint32_t all = 0, place = 0;
+  for (int g = 0; g < kGroups; ++g) {
+    place += g < group ? totals[g][value] : 0;
+    all += totals[g][value];
   }
-  uint32_t place = sum_before(total, sums);
-  if (!used) return;
+  const uint32_t start = sum_before(group == 0 ? all : 0, sums);
+  __syncthreads();
+  if (group == 0) totals[0][value] = start;
+  __syncthreads();
+  place += totals[0][value];
   if (Digit::count(p.num_bits) == 1 && threadIdx.x < 1u << p.num_bits) {
     const int64_t row = (range.row * p.key_heads + head) * p.sequences.length + range.begin;
     plan.starts[row + threadIdx.x] = static_cast<int32_t>(place);
   }
 #pragma unroll 8
-  for (int64_t tile = 0; tile < tiles; ++tile) {
+  for (int tile = first; tile < last; ++tile) {
     const uint32_t count = counts[tile * next];
     counts[tile * next] = place;
     place += count;
   }
 }
 
-// A block for every (slot of a tile, key head): moves keys to their places.
+// Where in the row the tile's keys of a digit value start, by thread `value` of all. In rows of few
+// tiles every block adds up the counts by itself.
+__device__ inline uint32_t first_place(const Params& p, const CudaPlan& plan, const Tile& tile,
+                                       uint32_t value, uint32_t* sums) {
+  const uint32_t* counts = plan.counts + int64_t{blockIdx.x} * kDigitValues + value;
+  const bool used = value < kDigitValues;
+  if (tile.range.length > kDirectTiles * kCudaTileTokens) return used ? counts[0] : 0;
+  const int tiles = static_cast<int>(ceil_div(tile.range.length, kCudaTileTokens));
+  const int own = static_cast<int>(tile.begin / kCudaTileTokens);
+  const int64_t next = p.key_heads * kDigitValues;
+  uint32_t before = 0, total = 0;
+#pragma unroll 16
+  for (int i = 0; i < tiles; ++i) {
+    const uint32_t count = used ? counts[(i - own) * next] : 0;
+    total += count;
+    if (i < own) before += count;
+  }
+  const uint32_t start = sum_before(total, sums);
+  if (own == 0 && Digit::count(p.num_bits) == 1 && value < 1u << p.num_bits) {
+    plan.starts[tile.row + value] = static_cast<int32_t>(start);
+  }
+  return start + before;
+}
+
+template <class K>
+struct MoveMemory {
+  Histogram<kTileThreads> histogram;
+  uint32_t sums[kTileThreads / kWarp];
+  uint32_t shift[kDigitValues];  // from a key's place in the sorted tile to that in the row
+  K codes[kCudaTileTokens];
+  int32_t positions[kCudaTileTokens];
+};
+
+// A block for every (slot of a tile, key head): moves keys to their places, sorted within the tile
+// first so that neighbours are written together.
 template <class K>
 __global__ void __launch_bounds__(kTileThreads)
     move_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan,
                 int index) {
-  __shared__ Histogram<kTileThreads> histogram;
+  __shared__ MoveMemory<K> shared;
   const Tile tile(p, p.key_heads);
   if (!tile.used) return;
   const Digit digit(p.num_bits, index);
   const CodeRow<K> source(p, p.code_k, tile.range, tile.head);
-  const int rounds = (tile.count() + kTileThreads - 1) / kTileThreads;
-  const int64_t first = tile.begin + threadIdx.x / kWarp * rounds * kWarp + threadIdx.x % kWarp;
-  const auto used = [&](int round) { return first + round * kWarp < tile.end; };
+  const int count = tile.count(), rounds = (count + kTileThreads - 1) / kTileThreads;
+  const int first = threadIdx.x / kWarp * rounds * kWarp + threadIdx.x % kWarp;
+  const auto used = [&](int round) { return first + round * kWarp < count; };
   const int32_t* from = plan.positions[(index + 1) % 2] + tile.row;
   K code[kRounds];
   int32_t position[kRounds];
 #pragma unroll
   for (int round = 0; round < kRounds; ++round) {
-    const int64_t i = first + round * kWarp;
-    if (round >= rounds || i >= tile.end) continue;
+    if (round >= rounds || !used(round)) continue;
+    const int64_t i = tile.begin + first + round * kWarp;
     code[round] = code_at(p, plan, tile, index, source, i);
     position[round] = index == 0 ? static_cast<int32_t>(i) : from[i];
   }
-  const uint32_t* counts = plan.counts + int64_t{blockIdx.x} * kDigitValues;
   uint32_t places[kRounds];
   rank_by_digit<kTileThreads>(
-      places, histogram, rounds, used, [&](int round) { return digit(code[round]); },
-      [&](uint32_t value, uint32_t) { return value < kDigitValues ? counts[value] : 0u; });
+      places, shared.histogram, rounds, digit.width, used,
+      [&](int round) { return digit(code[round]); },
+      [&](uint32_t value, uint32_t total) {
+        const uint32_t start = sum_before(total, shared.sums);
+        const uint32_t place = first_place(p, plan, tile, value, shared.sums);
+        if (value < kDigitValues) shared.shift[value] = place - start;
+        return start;
+      });
+#pragma unroll
+  for (int round = 0; round < kRounds; ++round) {
+    if (round >= rounds || !used(round)) continue;
+    shared.codes[places[round]] = code[round];
+    shared.positions[places[round]] = position[round];
+  }
+  __syncthreads();
   const bool last = index + 1 == Digit::count(p.num_bits);
   K* codes = static_cast<K*>(plan.codes[index % 2]) + tile.row;
   int32_t* positions = last ? p.key_order.at<int32_t>(tile.range.row, tile.head, tile.range.begin)
                             : plan.positions[index % 2] + tile.row;
   const int64_t stride = last ? p.key_order.stride[2] : 1;
-#pragma unroll
-  for (int round = 0; round < kRounds; ++round) {
-    if (round >= rounds || !used(round)) continue;
-    codes[places[round]] = code[round];
-    positions[places[round] * stride] = position[round];
+  const bool single = Digit::count(p.num_bits) == 1;  // whose sorted codes nobody needs
+#pragma unroll 4
+  for (int i = threadIdx.x; i < count; i += kTileThreads) {
+    const K moved = shared.codes[i];
+    const uint32_t place = i + shared.shift[digit(moved)];
+    if (!single) codes[place] = moved;
+    positions[place * stride] = shared.positions[i];
   }
-}
-
-// A block for every (slot of a tile, key head): where in the sorted row codes with the same highest bits start.
-template <class K>
-__global__ void __launch_bounds__(kTileThreads)
-    starts_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan) {
-  const Tile tile(p, p.key_heads);
-  if (!tile.used) return;
-  const int lane = threadIdx.x % kWarp;
-  const int bits = start_bits(p, tile.range.length);
-  const K* codes = static_cast<const K*>(plan.codes[(Digit::count(p.num_bits) + 1) % 2]) + tile.row;
-  int32_t* starts = plan.starts + tile.row;
-  const auto entry = [&](int64_t i) {
-    return static_cast<int64_t>(codes[i] >> (p.num_bits - bits));
-  };
-  const auto fill = [&](int64_t low, int64_t high, int64_t value) {
-    for (int64_t e = low + lane; e < high; e += kWarp) starts[e] = static_cast<int32_t>(value);
-  };
-  for (int64_t i = tile.begin + threadIdx.x; i - lane < tile.end; i += kTileThreads) {
-    const bool present = i < tile.end;
-    const int64_t own = present ? entry(i) : 0;
-    const int64_t former = present && i > 0 ? entry(i - 1) : -1;
-    // Most gaps are short; long ones are filled by the whole warp.
-    const bool wide = present && own - former > 8;
-    if (present && !wide) {
-      for (int64_t e = former + 1; e <= own; ++e) starts[e] = static_cast<int32_t>(i);
-    }
-    for (uint32_t left = __ballot_sync(0xffffffffu, wide); left != 0; left &= left - 1) {
-      const int from = __ffs(static_cast<int>(left)) - 1;
-      fill(__shfl_sync(0xffffffffu, former, from) + 1, __shfl_sync(0xffffffffu, own, from) + 1,
-           i - lane + from);
-    }
-    if (i - lane + kWarp >= tile.range.length) {
-      fill(entry(tile.range.length - 1) + 1, int64_t{1} << bits, tile.range.length);
-    }
-  }
-}
-
-// Blocks for every (slot of a tile, query head, part of the tile), a thread for every query.
-template <class K>
-__global__ void __launch_bounds__(kRangeThreads)
-    range_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan) {
-  const Tile tile(p, p.query_heads, blockIdx.x / kRangeParts);
-  const int64_t t = tile.begin + blockIdx.x % kRangeParts * kRangeThreads + threadIdx.x;
-  if (!tile.used || t >= tile.end) return;
-  const Sequences::Range& range = tile.range;
-  const int length = static_cast<int>(range.length), bits = start_bits(p, length);
-  const bool exact = bits == p.num_bits;  // an entry's keys all have one code
-  const K* codes = static_cast<const K*>(plan.codes[(Digit::count(p.num_bits) + 1) % 2]) + tile.row;
-  const int32_t* starts = plan.starts + tile.row;
-  const int64_t key_head = tile.head / (p.query_heads / p.key_heads);
-  const int32_t* order = p.key_order.at<int32_t>(range.row, key_head, range.begin);
-  const int64_t stride = p.key_order.stride[2];
-  const K code = CodeRow<K>(p, p.code_q, range, tile.head)[t];
-  const int64_t entry = static_cast<int64_t>(code >> (p.num_bits - bits));
-  const int low = starts[entry];
-  const int high = entry + 1 < int64_t{1} << bits ? starts[entry + 1] : length;
-  const int end = first_where(low, high, [&](int i) {
-    if (!exact && codes[i] != code) return codes[i] > code;
-    return order[i * stride] > t;
-  });
-  int begin = static_cast<int>(max(int64_t{low}, end - p.budget));
-  if (!exact) begin = first_where(begin, end, [&](int i) { return codes[i] >= code; });
-  *p.begin.at<int32_t>(range.row, tile.head, range.begin + t) = begin;
-  *p.end.at<int32_t>(range.row, tile.head, range.begin + t) = end;
 }
 
 }  // namespace hax::lsh_bucket

@@ -64,7 +64,8 @@ __device__ void sort_short(const Params& p, const Share& share, Key (&key)[kRoun
     const Digit digit(p.num_bits, i);
     uint32_t places[kRounds];
     rank_by_digit<kShortThreads>(
-        places, shared.histogram, share.rounds, [&](int round) { return share.used(round); },
+        places, shared.histogram, share.rounds, digit.width,
+        [&](int round) { return share.used(round); },
         [&](int round) { return digit(key[round].code()); },
         [&](uint32_t, uint32_t total) { return sum_before(total, shared.sums); });
 #pragma unroll

@@ -1,5 +1,5 @@
 #include "device/launch.cuh"
-#include "hash/lsh_bucket/lsh_bucket_kernel_long.cuh"
+#include "hash/lsh_bucket/lsh_bucket_kernel_ranges.cuh"
 #include "hash/lsh_bucket/lsh_bucket_kernel_short.cuh"
 
 namespace hax::lsh_bucket {
@@ -17,7 +17,9 @@ void run_long(const Params& p, const CudaPlan& plan, const device::Launcher& lau
   const int64_t slots = p.cuda_tiles().slots();
   for (int digit = 0; digit < Digit::count(p.num_bits); ++digit) {
     launch(count_kernel<K>, slots * p.key_heads, kTileThreads, 0, p, plan, digit);
-    launch(place_kernel, rows, kTileThreads, 0, p, plan);
+    if (p.sequences.length > kDirectTiles * kCudaTileTokens) {
+      launch(place_kernel, rows, kPlaceThreads, 0, p, plan);
+    }
     launch(move_kernel<K>, slots * p.key_heads, kTileThreads, 0, p, plan, digit);
   }
   if (Digit::count(p.num_bits) > 1) {

@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kSumThreads)
   __shared__ Sums shared[kSumThreads];
   const int64_t head = blockIdx.x % p.heads;
   const SequenceTiles::Tile tile = p.cuda_tiles().at(blockIdx.x / p.heads);
-  if (tile.begin >= tile.end) return;
+  if (tile.begin >= tile.end || p.handled_short(tile.range.length)) return;
   const FeatureLanes lanes(p.features, kSumThreads);
   const bool used = lanes.feature < p.features;
   Sums sums;
@@ -74,15 +74,15 @@ __global__ void __launch_bounds__(kSumThreads)
   store_sums(plan.sums + int64_t{blockIdx.x} * 2 * p.features + lanes.feature, p.features, total);
 }
 
-// A block for every (sequence, head): the tiles' sums become the norms of the sequence or, causal, the sums over
-// all tiles before each.
+// A block for every (sequence, head): the tiles' sums become the norms of the sequence or, causal,
+// the sums over all tiles before each.
 template <class T>
 __global__ void __launch_bounds__(kScanThreads)
     scan_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan) {
   __shared__ Sums shared[kScanThreads];
   const int64_t s = blockIdx.x / p.heads, head = blockIdx.x % p.heads;
   const Sequences::Range range = p.sequences.range(s);
-  if (range.length == 0) return;
+  if (range.length == 0 || p.handled_short(range.length)) return;
   const int64_t count = ceil_div(range.length, kCudaTileTokens);
   const FeatureLanes lanes(p.features, blockDim.x);
   const FeatureLanes::Stretch mine = lanes.stretch(0, count);

@@ -1,42 +1,61 @@
+#include <algorithm>
+
 #include "core/dispatch.hpp"
 #include "device/launch.cuh"
-#include "hash/lsh_hash/lsh_hash_kernel_project.cuh"
+#include "hash/lsh_hash/lsh_hash_kernel_short.cuh"
 
 namespace hax::lsh_hash {
 namespace {
 
+int64_t projection_bytes(const Params& p, int columns) {
+  return feature_steps(p.features) * columns * kRPieces * kWarp *
+         static_cast<int64_t>(sizeof(uint2));
+}
+
 // Shared memory of project_kernel.
 size_t project_bytes(const Params& p, int columns) {
-  const int64_t R = feature_steps(p.features) * columns * kRPieces * kWarp;
   int64_t rest = 0;
-  if (p.statistics == HAX_LSH_STATISTICS_SEQUENCE) rest = kHeadGroup * 3 * p.features;
+  if (p.statistics == HAX_LSH_STATISTICS_SEQUENCE) rest = kHeadGroup * 3 * norm_row(p.features);
   if (p.statistics == HAX_LSH_STATISTICS_CAUSAL) {
     rest = causal_tokens(p.features) * causal_row(p.features);
   }
-  return R * sizeof(uint2) + rest * sizeof(float);
+  return projection_bytes(p, columns) + rest * sizeof(float);
+}
+
+template <class T, int Columns>
+void run_short(const Params& p, bool vectors, const device::Launcher& launch) {
+  const int64_t norms_at = std::max(projection_bytes(p, Columns), sum_bytes(p.features));
+  launch(short_kernel<T, Columns>, p.sequences.count() * p.heads * kShortParts, kShortThreads,
+         norms_at + 3 * norm_row(p.features) * sizeof(float), p, vectors, norms_at);
+}
+
+template <class T, int Columns>
+void run_tiles(const Params& p, const CudaPlan& plan, bool vectors,
+               const device::Launcher& launch) {
+  const bool plain = p.statistics == HAX_LSH_STATISTICS_NONE;
+  const int64_t slots = p.cuda_tiles().slots();
+  if (!plain) {
+    launch(sums_kernel<T>, slots * p.heads, kSumThreads, 0, p, plan);
+    const bool few = p.sequences.length <= 32 * kCudaTileTokens;
+    launch(scan_kernel<T>, p.sequences.count() * p.heads, few ? 256 : kScanThreads, 0, p, plan);
+  }
+  launch(plain ? project_kernel<T, Columns, true> : project_kernel<T, Columns, false>,
+         slots * head_groups(p.heads) * (kCudaTileTokens / kProjectTokens), kProjectThreads,
+         project_bytes(p, Columns), p, plan, vectors);
 }
 
 }  // namespace
 
 void cuda_forward(const Params& p, const CudaPlan& plan, void* stream) {
   const device::Launcher launch(p.device, stream, Forward::name);
-  const int64_t tiles = p.cuda_tiles().slots() * p.heads;
   if (p.sequences.batch * p.heads * p.sequences.length == 0) return;
   const bool vectors = features_move_in_vectors(p.x);
   dispatch_float(p.x.type, [&](auto type) {
     using T = typename decltype(type)::type;
-    const bool plain = p.statistics == HAX_LSH_STATISTICS_NONE;
-    if (!plain) {
-      launch(sums_kernel<T>, tiles, kSumThreads, 0, p, plan);
-      const bool few = p.sequences.length <= 32 * kCudaTileTokens;
-      launch(scan_kernel<T>, p.sequences.count() * p.heads, few ? 256 : kScanThreads, 0, p, plan);
-    }
     // Columns of 8 bits: as many as a code of 16 or a panel of 32 bits has.
     dispatch_value<2, 4>(p.bits <= 16 ? 2 : 4, [&](auto columns) {
-      const size_t bytes = project_bytes(p, columns.value);
-      launch(
-          plain ? project_kernel<T, columns.value, true> : project_kernel<T, columns.value, false>,
-          tiles, kProjectThreads, bytes, p, plan, vectors);
+      if (p.short_rows()) run_short<T, columns.value>(p, vectors, launch);
+      if (p.long_rows()) run_tiles<T, columns.value>(p, plan, vectors, launch);
     });
   });
 }

@@ -6,8 +6,8 @@ namespace hax::lsh_hash {
 namespace {
 
 CudaPlan plan_cuda(const Params& p, Workspace& workspace) {
-  const bool sums = p.statistics != HAX_LSH_STATISTICS_NONE;
-  const bool norms = p.statistics == HAX_LSH_STATISTICS_SEQUENCE;
+  const bool sums = p.statistics != HAX_LSH_STATISTICS_NONE && p.long_rows();
+  const bool norms = p.statistics == HAX_LSH_STATISTICS_SEQUENCE && p.long_rows();
   CudaPlan plan;
   plan.sums = workspace.take<double>(sums ? p.cuda_tiles().slots() * p.heads * 2 * p.features : 0);
   plan.norms = workspace.take<float>(norms ? p.sequences.count() * p.heads * 3 * p.features : 0);

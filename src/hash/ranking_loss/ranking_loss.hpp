@@ -1,5 +1,6 @@
-// ranking_loss's rooms: check (arguments to Params), plan (workspace, backend), picks (picked positions
-// in order), cpu (targets) and cpu_pairs (loss and gradient from scores and targets), launch and kernels (CUDA).
+// ranking_loss's rooms: check (arguments to Params), plan (workspace, backend), picks (picked
+// positions in order), cpu (targets) and cpu_pairs (loss and gradient from scores and targets),
+// launch and kernels (CUDA).
 #pragma once
 
 #include "core/check.hpp"

@@ -40,8 +40,8 @@ struct RowEntries {
   }
 };
 
-// Sum of f(score of a minus score of b, target of a, target of b) over all used b, for each thread's a. By all
-// threads.
+// Sum of f(score of a minus score of b, target of a, target of b) over all used b, for each
+// thread's a. By all threads.
 template <class F>
 __device__ double sum_over_pairs(const RowEntries& entries, const Entry& a, F&& f) {
   __shared__ Entry others[kPairThreads];
@@ -140,8 +140,8 @@ __global__ void __launch_bounds__(kZeroThreads)
   *p.dscore.at<float>(index / length / p.heads, index / length % p.heads, index % length) = 0.0f;
 }
 
-// A block for every (row, kPairThreads entries). The pairs (a, b) and (b, a) together give a's score the gradient
-// sigmoid(x) - sigmoid(-x) - ([t_a > t_b] - [t_b > t_a]).
+// A block for every (row, kPairThreads entries). The pairs (a, b) and (b, a) together give a's
+// score the gradient sigmoid(x) - sigmoid(-x) - ([t_a > t_b] - [t_b > t_a]).
 __global__ void __launch_bounds__(kPairThreads)
     gradient_kernel(const __grid_constant__ BackwardParams p,
                     const __grid_constant__ CudaBackwardPlan plan) {

@@ -15,8 +15,8 @@ inline constexpr int kLanes = kShareThreads / kPanel;  // queries side by side
 inline constexpr int kQueries = 4;                     // of a lane at a time
 inline constexpr int kQueryRows = kLanes * kQueries;   // in shared memory
 
-// Position of entry m of a row in its sequence; -1 for an unused one, or one beyond the sequence, which nothing
-// may be read at.
+// Position of entry m of a row in its sequence; -1 for an unused one, or one beyond the sequence,
+// which nothing may be read at.
 __device__ inline int64_t position_of(const Inputs& p, int64_t s, int64_t length, int64_t head,
                                       int64_t m) {
   const int64_t position = *p.pick.at<int32_t>(s, head, m);

@@ -10,6 +10,7 @@
 #include "scan/scan_backward_plan.hpp"
 #include "scan/scan_blocks.hpp"
 #include "scan/scan_checkpoints.hpp"
+#include "scan/selective_scan/selective_scan_backward_cuda.hpp"
 #include "scan/selective_scan/selective_scan_cuda.hpp"
 #include "scan/slots.hpp"
 
@@ -127,10 +128,8 @@ void cpu_backward(const BackwardParams&, const ScanBackwardPlan&, int num_thread
 template <CpuLevel level>
 void cpu_step(const StepParams&, const ScanForwardPlan&, int num_threads);
 
+CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
 void cuda_forward(const ForwardParams&, void* stream);
-// Writes the states of p.checkpoints alone; p.y and p.z are not used. `given`: states to go on from
-// wherever one falls, as an earlier forward wrote them.
-void cuda_states(const ForwardParams& p, const Checkpoints& given, void* stream);
 void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 void cuda_step(const StepParams&, void* stream);
 

@@ -1,6 +1,5 @@
-// What the selective scan's kernels share. Lanes neighbouring lanes of a warp own Channels neighbouring
-// channels, each lane States of their states; a block walks one sequence in tiles of kTile tokens, whose
-// inputs all its threads fetch and turn to fp32 in shared memory, every number once.
+// What the selective scan's forward and step kernels share. Lanes neighbouring lanes of a warp own Channels
+// neighbouring channels, each lane States of their states. A shape S names the numbers.
 #pragma once
 
 #include "device/element.cuh"
@@ -13,29 +12,6 @@ namespace hax::selective_scan {
 using device::load_any;
 using device::Packed;
 using device::store_any;
-
-template <class T_, int Lanes, int States, int Channels_, int Tile>
-struct Shape {
-  using T = T_;
-  static constexpr int kLanes = Lanes;
-  static constexpr int kStates = States;       // of a lane and channel
-  static constexpr int kChannels = Channels_;  // of a lane
-  static constexpr int kTile = Tile;
-  static constexpr int kThreads = kChannels > 1 ? 128 : 256;
-  static constexpr int kWidth = kThreads / kLanes * kChannels;  // channels of a block
-  static constexpr int kAllStates = kLanes * kStates;           // N, rounded up
-
-  // A thread fetches kElements neighbouring channels of one token of a tile, in accesses of kVector.
-  static constexpr int kGroups = kThreads / kTile;
-  static constexpr int kElements = kWidth / kGroups;
-  static constexpr int kVector =
-      kElements < device::kVectorElements<T> ? kElements : device::kVectorElements<T>;
-  static constexpr int kVectors = kElements / kVector;
-  static_assert(kThreads % kTile == 0 && kWidth % kGroups == 0 && kElements % kVector == 0);
-
-  // Bias of an exponential: fp32 activations get full precision, whatever a state remembers.
-  static constexpr bool kAccurate = type_of<T> == Type::fp32;
-};
 
 // Decays as kernels keep them: 2^x, or 2^x - 1 where that is accurate.
 template <class S>
@@ -73,46 +49,58 @@ inline int64_t blocks_of_channels(const Inputs& in, int width) {
   return in.groups > 0 ? in.groups * ceil_div(in.channels / in.groups, width) : 0;
 }
 
-// A thread's elements of a tile of a (B, L, D) tensor, as they lie in memory: in words, which hold two of
-// the 16-bit elements each.
-template <class S>
-struct Fetched {
-  using T = typename S::T;
-  static constexpr int kPerWord = sizeof(T) < 4 && S::kElements > 1 ? 2 : 1;
-  static constexpr int kWords = S::kElements / kPerWord;
-  uint32_t words[kWords];
+// Neighbouring elements as they lie in memory, in words: a fetch ahead then costs no conversion.
+template <class T, int Count>
+struct Held {
+  static constexpr int kPerWord = sizeof(T) < 4 && Count > 1 ? 2 : 1;
+  uint32_t words[Count / kPerWord];
 
-  // Zeros beyond `tokens` tokens and the block's channels.
-  __device__ void load(const Tensor& tensor, bool vectors, int64_t row, int64_t token, int tokens,
-                       const BlockChannels& block) {
-    const int t = threadIdx.x / S::kGroups;
-    const int c = threadIdx.x % S::kGroups * S::kElements;
+  __device__ void clear() {
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) words[i] = 0;
-    if (t >= tokens) return;
-    const T* const from = tensor.at<T>(row, token + t);
-    if (vectors) {
-      constexpr int kStep = kWords / S::kVectors;
+    for (uint32_t& word : words) word = 0;
+  }
+  // `from` is aligned to all Count elements, or to 16 bytes where they are more.
+  __device__ void load(const T* from) {
+    constexpr int kBytes = Count * static_cast<int>(sizeof(T));
+    const auto move = [&](auto word) {
 #pragma unroll
-      for (int i = 0; i < S::kVectors; ++i) {
-        const int channel = c + i * S::kVector;
-        if (channel < block.count) {
-          const auto part = device::load_packed<T, S::kVector>(from + block.first + channel);
-          memcpy(&words[i * kStep], &part, sizeof(part));
-        }
+      for (int at = 0; at < kBytes; at += static_cast<int>(sizeof(word))) {
+        word = __ldg(reinterpret_cast<const decltype(word)*>(from) + at / sizeof(word));
+        memcpy(words + at / 4, &word, sizeof(word));
       }
+    };
+    if constexpr (kBytes == 2) {
+      words[0] = __ldg(reinterpret_cast<const unsigned short*>(from));
+    } else if constexpr (kBytes == 4) {
+      move(uint32_t{});
+    } else if constexpr (kBytes == 8) {
+      move(uint2{});
     } else {
-#pragma unroll
-      for (int i = 0; i < S::kElements; ++i) {
-        if (c + i < block.count) {
-          words[i / kPerWord] |= bits_of(from[(block.first + c + i) * tensor.stride[2]])
-                                 << (i % kPerWord * 16);
-        }
-      }
+      static_assert(kBytes % 16 == 0);
+      move(uint4{});
     }
   }
-
-  __device__ float operator[](int i) const {
+  // From shared memory.
+  __device__ void load_shared(const T* from) {
+    constexpr int kBytes = Count * static_cast<int>(sizeof(T));
+    static_assert(kBytes % 16 == 0);
+#pragma unroll
+    for (int at = 0; at < kBytes; at += 16) {
+      const uint4 part = reinterpret_cast<const uint4*>(from)[at / 16];
+      memcpy(words + at / 4, &part, 16);
+    }
+  }
+  // Only after clear().
+  __device__ void set(int i, T value) {
+    uint32_t bits;
+    if constexpr (sizeof(T) == 4) {
+      bits = __float_as_uint(value);
+    } else {
+      bits = value.bits;
+    }
+    words[i / kPerWord] |= bits << (i % kPerWord * 16);
+  }
+  __device__ float get(int i) const {
     const uint32_t word = words[i / kPerWord];
     if constexpr (sizeof(T) == 4) {
       return __uint_as_float(word);
@@ -120,133 +108,7 @@ struct Fetched {
       return device::to_float(T{static_cast<uint16_t>(i % kPerWord ? word >> 16 : word & 0xffff)});
     }
   }
-
- private:
-  __device__ static uint32_t bits_of(T value) {
-    if constexpr (sizeof(T) == 4) {
-      return __float_as_uint(value);
-    } else {
-      return value.bits;
-    }
-  }
 };
-
-// The reverse: writes a thread's elements of a tile.
-template <class S>
-__device__ void store_elements(const Tensor& tensor, bool vectors, int64_t row, int64_t token,
-                               int tokens, const BlockChannels& block,
-                               const float (&values)[S::kElements]) {
-  using T = typename S::T;
-  const int t = threadIdx.x / S::kGroups;
-  const int c = threadIdx.x % S::kGroups * S::kElements;
-  if (t >= tokens) return;
-  T* const to = tensor.at<T>(row, token + t);
-#pragma unroll
-  for (int i = 0; i < S::kVectors; ++i) {
-    const int channel = c + i * S::kVector;
-    if (channel >= block.count) continue;
-    if (vectors) {
-      float part[S::kVector];
-#pragma unroll
-      for (int v = 0; v < S::kVector; ++v) part[v] = values[i * S::kVector + v];
-      device::store_packed<T, S::kVector>(to + block.first + channel, part);
-    } else {
-#pragma unroll
-      for (int v = 0; v < S::kVector; ++v) {
-        if (channel + v < block.count) {
-          to[(block.first + channel + v) * tensor.stride[2]] =
-              device::from_float<T>(values[i * S::kVector + v]);
-        }
-      }
-    }
-  }
-}
-
-// A block's channels of a (D) tensor, or zeros, in shared memory.
-template <class S>
-__device__ void load_channels(float* to, const Tensor& tensor, const BlockChannels& block) {
-  for (int c = threadIdx.x; c < S::kWidth; c += S::kThreads) {
-    to[c] = tensor && c < block.count ? *tensor.at<float>(block.first + c) : 0.0f;
-  }
-}
-
-// A tile's B and C on their way to shared memory, (kTile, kAllStates) with zeros beyond `tokens` and N. Where
-// rows are whole vectors and few, each of the first threads holds one vector of B or C from fetch() to
-// store(); otherwise store() reads them itself.
-template <class S>
-class StateRows {
- public:
-  static constexpr int kVector = device::kVectorElements<typename S::T>;
-  static constexpr int kPerRow = S::kAllStates / kVector;
-  static constexpr int kOfOne = S::kTile * kPerRow;  // vectors
-  static constexpr bool kInVectors = S::kAllStates % kVector == 0 && 2 * kOfOne <= S::kThreads;
-
-  __device__ StateRows(const Inputs& in, bool vectors)
-      : in_(in), vectors_(kInVectors && vectors && in.states == S::kAllStates) {}
-
-  __device__ void fetch(int64_t row, int64_t token, int tokens, int64_t group) {
-    if constexpr (kInVectors) {
-      if (!vectors_) return;
-      const int i = threadIdx.x % kOfOne, t = i / kPerRow;
-      held_ = {};
-      if (threadIdx.x < 2 * kOfOne && t < tokens) {
-        const Tensor& tensor = threadIdx.x < kOfOne ? in_.B : in_.C;
-        held_ = device::load_packed<typename S::T, kVector>(
-            tensor.at<typename S::T>(row, token + t, group) + i % kPerRow * kVector);
-      }
-    }
-  }
-
-  __device__ void store(float* B, float* C, int64_t row, int64_t token, int tokens,
-                        int64_t group) const {
-    if constexpr (kInVectors) {
-      if (vectors_) {
-        if (threadIdx.x < 2 * kOfOne) {
-          float values[kVector];
-          unpack(values, held_);
-          float* const to = (threadIdx.x < kOfOne ? B : C) + threadIdx.x % kOfOne * kVector;
-#pragma unroll
-          for (int v = 0; v < kVector; v += 4) {
-            *reinterpret_cast<float4*>(to + v) =
-                make_float4(values[v], values[v + 1], values[v + 2], values[v + 3]);
-          }
-        }
-        return;
-      }
-    }
-    copy(B, in_.B, row, token, tokens, group);
-    copy(C, in_.C, row, token, tokens, group);
-  }
-
- private:
-  __device__ void copy(float* to, const Tensor& tensor, int64_t row, int64_t token, int tokens,
-                       int64_t group) const {
-    using T = typename S::T;
-    const int64_t states = in_.states;
-#pragma unroll 2
-    for (int i = threadIdx.x; i < S::kTile * S::kAllStates; i += S::kThreads) {
-      const int t = i / S::kAllStates, n = i % S::kAllStates;
-      to[i] = t < tokens && n < states ? device::to_float(*tensor.at<T>(row, token + t, group, n))
-                                       : 0.0f;
-    }
-  }
-
-  const Inputs& in_;
-  const bool vectors_;
-  Packed<typename S::T, kVector> held_;
-};
-
-// Place of a channel in a row of pairs: 16-byte pieces are permuted within 128 bytes so that neither the
-// threads that fetch nor the lanes that scan meet in a bank.
-template <class S>
-__device__ int pair_place(int t, int c) {
-  if constexpr (S::kWidth % 16 != 0) {
-    return t * S::kWidth + c;
-  } else {
-    const int piece = c / 2, high = piece / 8;
-    return t * S::kWidth + (high * 8 + ((piece ^ (high + 4 * t)) & 7)) * 2 + c % 2;
-  }
-}
 
 // What a lane holds of its channels.
 template <class S>

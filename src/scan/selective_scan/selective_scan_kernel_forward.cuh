@@ -7,27 +7,19 @@
 namespace hax::selective_scan {
 
 template <class Scan>
-inline constexpr int kForwardThreads = Scan::kWarps * device::kWarp;
+inline constexpr int kForwardThreads = Scan::kWarps* device::kWarp;
 
-// A block for every (sequence, block of channels), channels fastest. Scan: RingScan or PairsScan. `given`,
-// for rings of one and states alone: states to go on from wherever one falls, as an earlier forward wrote
-// them.
+// A block for every (sequence, block of channels), channels fastest. Scan: RingScan or PairsScan.
 template <class Scan>
 __global__ void __launch_bounds__(kForwardThreads<Scan>, 512 / kForwardThreads<Scan>)
     forward_kernel(const __grid_constant__ ForwardParams p,
-                   const __grid_constant__ Checkpoints given,
                    const __grid_constant__ ForwardLayout layout) {
   using S = typename Scan::S;
-  constexpr bool kRings = S::kChannels == 1;
   extern __shared__ __align__(16) unsigned char memory[];
   auto* const shared = reinterpret_cast<typename Scan::Shared*>(memory);
-  const int ring = kRings ? layout.ring : 1;
+  const int ring = S::kChannels == 1 ? layout.ring : 1;
   const int warp = settled(static_cast<int>(threadIdx.x / device::kWarp));
   const int turn = warp % ring, side = warp / ring;
-  if constexpr (kRings) {
-    if (threadIdx.x % device::kWarp == 0) shared[warp].barrier.init(1);
-    __syncthreads();
-  }
   const BlockChannels block(p, blockIdx.x % layout.blocks, Scan::kWarps / ring * S::kWidth);
   if (side * S::kWidth >= block.count) return;
   const int64_t s = blockIdx.x / layout.blocks;
@@ -35,18 +27,7 @@ __global__ void __launch_bounds__(kForwardThreads<Scan>, 512 / kForwardThreads<S
   Scan scan(p, layout, block, range, static_cast<unsigned>(side), turn, shared[warp]);
   Lane<S>& lane = scan.lane;
   if (turn == 0) lane.load(lane.h, p.initial_state, p.initial_state.offset(s), block, p.states);
-  if (Scan::kOutput || !given) {
-    scan.run(0, range.length);
-  } else {
-    for (int64_t t = 0; t < range.length;) {
-      const int64_t stop = given.next_stop(t, range.length);
-      scan.run(t, stop);
-      if (stop % given.every == 0) {
-        lane.load(lane.h, given.states, given.offset(range, stop), block, p.states);
-      }
-      t = stop;
-    }
-  }
+  scan.run();
   const int64_t last = max(range.length - 1, int64_t{0}) / S::kTokens;
   if (p.final_state && turn == last % ring) {
     lane.store(lane.h, p.final_state, p.final_state.offset(s), block, p.states);

@@ -4,49 +4,59 @@
 // The arithmetic is that of one warp alone.
 #pragma once
 
-#include "device/arrival_barrier.cuh"
-#include "scan/selective_scan/selective_scan_kernel_forward_warp.cuh"
+#include "device/mma.cuh"
+#include "device/named_barrier.cuh"
+#include "scan/selective_scan/selective_scan_kernel_forward_source.cuh"
 
 namespace hax::selective_scan {
 
 template <class S>
-struct RingWarp : ForwardWarp<S> {
-  float received[device::kWarp][S::kStates];  // from the ring's warp before
-  device::ArrivalBarrier barrier;
+using RingSource = std::conditional_t<S::kVectors, AsyncSource<S>, RegisterSource<S>>;
+
+template <class S>
+struct alignas(16) RingWarp : ForwardWarp<S> {
+  typename RingSource<S>::Shared source;
+  // The state before the warp's next chunk, from the one before in the ring.
+  alignas(16) float state[device::kWarp][S::kStates];
 };
 
-// y of a lane's own elements from the states of the chunk.
+// Sums over n for a lane's own elements, from the states of the chunk.
 template <class S>
-__device__ void sum_states(float (&y)[S::kOwn][S::kChannels], const float* C,
-                           const float (&h)[S::kTokens][S::kChannels][S::kStates], int part) {
+__device__ void sum_states(float (&y)[S::kOwn][1], const float* C,
+                           const float (&h)[S::kTokens][1][S::kStates], int part, int row) {
+  if constexpr (kTensorSums<S>) {
+    static_assert(S::kOwn == 2 && S::kTokens == 8);
+    float column[4];
+    load_row(column, C + (row / 2 + row % 2 * 4) * S::kAllStates + part * 4);
 #pragma unroll
-  for (int i = 0; i < S::kOwn; ++i) {
-    float sums[S::kChannels][S::kSummed];
-#pragma unroll
-    for (int j = 0; j < S::kSummed; ++j) {
-      const int token = i * S::kLanes + j;
-      float row[S::kStates];
-      load_row(row, C + token * S::kAllStates + part * S::kStates);
-#pragma unroll
-      for (int m = 0; m < S::kChannels; ++m) {
-        float sum = row[0] * h[token][m][0];
-#pragma unroll
-        for (int k = 1; k < S::kStates; ++k) sum += row[k] * h[token][m][k];
-        sums[m][j] = sum;
-      }
+    for (int i = 0; i < 4; ++i) {
+      const float4 sums = tensor_sums(h[i][0], h[i + 4][0], column);
+      y[0][0] = i == 0 || part == i ? sums.x : y[0][0];
+      y[1][0] = i == 0 || part == i ? sums.w : y[1][0];
     }
+  } else {
 #pragma unroll
-    for (int m = 0; m < S::kChannels; ++m) {
-      y[i][m] = device::warp_sums<S::kLanes>(sums[m], part);
+    for (int i = 0; i < S::kOwn; ++i) {
+      float sums[S::kSummed];
+#pragma unroll
+      for (int j = 0; j < S::kSummed; ++j) {
+        const int token = i * S::kLanes + j;
+        float at[S::kStates];
+        load_row(at, C + token * S::kAllStates + part * S::kStates);
+        sums[j] = at[0] * h[token][0][0];
+#pragma unroll
+        for (int k = 1; k < S::kStates; ++k) sums[j] += at[k] * h[token][0][k];
+      }
+      y[i][0] = device::warp_sums<S::kLanes>(sums, part);
     }
   }
 }
 
-template <class S_, bool Output>
-class RingScan : public WarpScan<S_, Output> {
+template <class S_>
+class RingScan : public WarpScan<S_> {
  public:
   using S = S_;
-  using Base = WarpScan<S, Output>;
+  using Base = WarpScan<S>;
   using Base::p, Base::lane, Base::thread, Base::row, Base::checkpoint, Base::for_each_state;
   using typename Base::States;
   using Shared = RingWarp<S>;
@@ -60,67 +70,58 @@ class RingScan : public WarpScan<S_, Output> {
       : Base(params, layout, block, range, side),
         turn_(turn),
         own_(own),
-        next_((&own)[turn + 1 < layout.ring ? 1 : -turn]) {}
+        next_((&own)[turn + 1 < layout.ring ? 1 : -turn]),
+        barrier_(settled(static_cast<int>(threadIdx.x / device::kWarp) + 1)),
+        next_barrier_(settled(turn + 1 < layout.ring ? barrier_ + 1 : barrier_ - turn)) {}
 
-  // Tokens [begin, end) of the sequence. The state of the first chunk is that of its warp's lanes.
-  __device__ void run(int64_t begin, int64_t end) {
+  // All of the sequence, from the lanes' state on, which the ring's first warp has.
+  __device__ void run() {
     const int ring = this->layout.ring;
-    const int chunks = static_cast<int>((end - begin + kTokens - 1) / kTokens);
-    const int tail = static_cast<int>(end - begin - 1) % kTokens + 1;
-    const auto chunk_tokens = [&](int chunk) {
-      return chunk < chunks - 1 ? kTokens : chunk == chunks - 1 ? tail : 0;
-    };
-    const int64_t first = this->range.begin + begin + turn_ * kTokens;
-    Inflow<S, Output> in(*this, first);
+    const int chunks = this->chunks();
+    const int64_t first = this->range.begin + turn_ * kTokens;
+    RingSource<S> source(*this, own_.source, first, turn_, ring);
     Stream<S> y_stream(p.y, this->layout.y, this->range.row, first + lane.part % kTokens,
                        this->channel);
-    int tokens = chunk_tokens(turn_);
-    in.fetch(tokens, lane.part);
+    if (turn_ == 0) pass(own_, barrier_);
 #pragma unroll 1
     for (int chunk = turn_; chunk < chunks; chunk += ring) {
-      in.states.store(own_.states[0][0]);
-      share_steps(own_.pairs, in.u, in.delta, this->bias, p.softplus, lane.part, row, tokens);
+      const int tokens = this->chunk_tokens(chunk);
+      Elements<S> u, delta, z;
+      source.open(own_.states[0][0]);
+      source.steps(u, delta);
+      share_steps(own_.pairs, u, delta, this->bias, p.softplus, lane.part, row, tokens);
       __syncwarp();
-      const Elements<S> u = in.u, z = in.z;
-      const int next_tokens = chunk_tokens(chunk + ring);
-      in.fetch(next_tokens, lane.part);
+      source.ahead(chunk);
 
       States h[kTokens];
-      follow(h, ring > 1 && chunk > 0, ring > 1 && chunk + 1 < chunks);
-      if constexpr (Output) {
-        float y[S::kOwn][1];
-        sum_states<S>(y, own_.states[1][0], h, lane.part);
+      follow(h);
+      float y[S::kOwn][1];
+      sum_states<S>(y, own_.states[1][0], h, lane.part, row);
+      source.outputs(u, z);
 #pragma unroll
-        for (int i = 0; i < S::kOwn; ++i) {
-          this->finish(y[i], i, u, z);
-          if (this->mine && lane.part + i * S::kLanes < tokens) y_stream.store(i, y[i]);
-        }
-        y_stream.advance();
+      for (int i = 0; i < S::kOwn; ++i) {
+        this->finish(y[i], i, u, z);
+        if (this->mine && lane.part + i * S::kLanes < tokens) y_stream.store(i, y[i]);
       }
+      y_stream.advance();
       __syncwarp();
-      if (p.checkpoints) store_checkpoints(h, begin + int64_t{chunk} * kTokens, tokens);
-      tokens = next_tokens;
+      source.close();
+      if (p.checkpoints) store_checkpoints(h, int64_t{chunk} * kTokens, tokens);
     }
   }
 
  private:
-  // The states after each of a chunk's tokens. receive: the state before them comes from the ring; pass: that
-  // after them goes on there.
-  __device__ void follow(States (&h)[kTokens], bool receive, bool pass) {
+  // The states after each of a chunk's tokens; that before it comes from the ring, the last goes on there.
+  __device__ void follow(States (&h)[kTokens]) {
     float2 pairs[kTokens][1];
     own_.pairs.load(pairs, row);
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
-      for_each_state([&](int m, int k) {
-        h[i][m][k] = decay<S>(pairs[i][m].x * lane.rate[m][k]);
-      });
+      for_each_state([&](int m, int k) { h[i][m][k] = decay<S>(pairs[i][m].x * lane.rate[m][k]); });
     }
     have_ready(h);
-    if (receive) {
-      own_.barrier.wait(parity_);
-      parity_ ^= 1;
-      load_row(lane.h[0], own_.received[thread]);
-    }
+    device::wait_at_barrier(barrier_, 2 * device::kWarp);
+    load_row(lane.h[0], own_.state[thread]);
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
       float B[S::kStates];
@@ -130,11 +131,12 @@ class RingScan : public WarpScan<S_, Output> {
         h[i][m][k] = lane.h[m][k];
       });
     }
-    if (pass) {
-      store_row(next_.received[thread], lane.h[0]);
-      __syncwarp();
-      if (thread == 0) next_.barrier.arrive();
-    }
+    pass(next_, next_barrier_);
+  }
+
+  __device__ void pass(Shared& to, int barrier) const {
+    store_row(to.state[thread], lane.h[0]);
+    device::arrive_at_barrier(barrier, 2 * device::kWarp);
   }
 
   // Never stores anything, but the compiler cannot know: it has the decays worked out before the wait for the
@@ -152,9 +154,10 @@ class RingScan : public WarpScan<S_, Output> {
           "@never st.shared.v4.f32 [%0], {%10, %11, %12, %13};\n"
           "@never st.shared.v4.f32 [%0], {%14, %15, %16, %17};\n}" ::"r"(
               device::shared_address(&own_)),
-          "r"(this->layout.ring), "f"(v[i]), "f"(v[i + 1]), "f"(v[i + 2]), "f"(v[i + 3]), "f"(v[i + 4]),
-          "f"(v[i + 5]), "f"(v[i + 6]), "f"(v[i + 7]), "f"(v[i + 8]), "f"(v[i + 9]), "f"(v[i + 10]),
-          "f"(v[i + 11]), "f"(v[i + 12]), "f"(v[i + 13]), "f"(v[i + 14]), "f"(v[i + 15])
+          "r"(this->layout.ring), "f"(v[i]), "f"(v[i + 1]), "f"(v[i + 2]), "f"(v[i + 3]),
+          "f"(v[i + 4]), "f"(v[i + 5]), "f"(v[i + 6]), "f"(v[i + 7]), "f"(v[i + 8]), "f"(v[i + 9]),
+          "f"(v[i + 10]), "f"(v[i + 11]), "f"(v[i + 12]), "f"(v[i + 13]), "f"(v[i + 14]),
+          "f"(v[i + 15])
           : "memory");
     }
   }
@@ -171,14 +174,14 @@ class RingScan : public WarpScan<S_, Output> {
           if (i == 0 || i == last) picked[m][k] = h[i][m][k];
         });
       }
-      lane.store(picked, p.checkpoints.states, p.checkpoints.offset(this->range, checkpoint), this->block,
-                 p.states);
+      lane.store(picked, p.checkpoints.states, p.checkpoints.offset(this->range, checkpoint),
+                 this->block, p.states);
     }
   }
 
   const int turn_;
   Shared &own_, &next_;
-  int parity_ = 0;
+  const int barrier_, next_barrier_;
 };
 
 }  // namespace hax::selective_scan

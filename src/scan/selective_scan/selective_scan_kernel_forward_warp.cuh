@@ -1,6 +1,7 @@
 // What the forward's warps share, whichever way they go through their chunks.
 #pragma once
 
+#include "device/mma.cuh"
 #include "scan/selective_scan/selective_scan_kernel_warp.cuh"
 
 namespace hax::selective_scan {
@@ -52,11 +53,31 @@ __device__ void share_steps(ChunkPairs<S>& pairs, const Elements<S>& u, const El
   }
 }
 
+// Whether tensor cores take the sums of C h over n. They cut h off to tf32's 11 bits, against bf16's 8 of y.
+template <class S>
+inline constexpr bool kTensorSums =
+    type_of<typename S::T> == Type::bf16&& S::kLanes == 4 && S::kStates == 4 && S::kTokens == 8;
+
+// Sums over n, of all four lanes of a channel: those of `upper` and `lower`, each with the C of a token, which is
+// that of column 2 part of the products for the one, column 2 part + 1 for the other; C: of the token whose column
+// the lane gives, thread / 4.
+__device__ inline float4 tensor_sums(const float (&upper)[4], const float (&lower)[4],
+                                     const float (&C)[4]) {
+  float d[4] = {};
+#pragma unroll
+  for (int k = 0; k < 4; k += 2) {
+    const uint32_t a[4] = {__float_as_uint(upper[k]), __float_as_uint(lower[k]),
+                           __float_as_uint(upper[k + 1]), __float_as_uint(lower[k + 1])};
+    const uint32_t b[2] = {__float_as_uint(C[k]), __float_as_uint(C[k + 1])};
+    device::mma_16x8x8_tf32(d, a, b);
+  }
+  return make_float4(d[0], d[1], d[2], d[3]);
+}
+
 // What a warp holds for its part in a sequence.
-template <class S_, bool Output>
+template <class S_>
 struct WarpScan {
   using S = S_;
-  static constexpr bool kOutput = Output;
   static constexpr int kTokens = S::kTokens, kChannels = S::kChannels;
   using States = float[kChannels][S::kStates];
 
@@ -67,7 +88,8 @@ struct WarpScan {
   Lane<S> lane;
   const int thread;  // of the warp
   const int row;     // of the warp's channels
-  const int mine;    // whether there are such channels; otherwise the lane reads the block's first ones
+  const int
+      mine;  // whether there are such channels; otherwise the lane reads the block's first ones
   const int64_t channel;
   int64_t checkpoint;  // tokens before the next one
   float bias[kChannels], skip[kChannels];
@@ -93,13 +115,22 @@ struct WarpScan {
     }
   }
 
+  __device__ int chunks() const { return static_cast<int>((range.length + kTokens - 1) / kTokens); }
+  // Tokens of a chunk; 0 behind the last.
+  __device__ int chunk_tokens(int chunk) const {
+    const int tail = static_cast<int>(range.length - 1) % kTokens + 1;
+    return chunk < chunks() - 1 ? kTokens : chunk == chunks() - 1 ? tail : 0;
+  }
+
   // y of the lane's own elements i from their sums over n.
   __device__ void finish(float (&y)[kChannels], int i, const Elements<S>& u,
                          const Elements<S>& z) const {
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
+      // What sums lose on average where their terms are cut off to tf32.
+      constexpr float kCut = kTensorSums<S> ? 1.0f + 0.7213f / 2048 : 1.0f;
       const float gate = device::silu(z.at[i].get(m));
-      y[m] += skip[m] * u.at[i].get(m);
+      y[m] = y[m] * kCut + skip[m] * u.at[i].get(m);
       y[m] = p.z ? y[m] * gate : y[m];
     }
   }
@@ -115,32 +146,37 @@ struct WarpScan {
   }
 };
 
-// The tensors that a warp reads, chunk by chunk, `ring` chunks apart; what it has fetched.
-template <class S, bool kOutput>
-struct Inflow {
-  Stream<S> u_stream, delta_stream, z_stream;
-  ChunkStates<S> states;
+// What a warp has fetched for a chunk.
+template <class S>
+struct Fetched {
   Elements<S> u, delta, z;
+  typename ChunkStates<S>::Rows states;
+};
+
+// The tensors that a warp reads, chunk by chunk, `ring` chunks apart.
+template <class S>
+struct Inflow {
+  Stream<S> u, delta, z;
+  ChunkStates<S> states;
 
   // token: the first chunk's first.
-  __device__ Inflow(const WarpScan<S, kOutput>& w, int64_t token)
-      : u_stream(w.p.u, w.layout.u, w.range.row, token + w.lane.part % S::kTokens, w.channel),
-        delta_stream(w.p.delta, w.layout.delta, w.range.row, token + w.lane.part % S::kTokens,
-                     w.channel),
+  __device__ Inflow(const WarpScan<S>& w, int64_t token)
+      : u(w.p.u, w.layout.u, w.range.row, token + w.lane.part % S::kTokens, w.channel),
+        delta(w.p.delta, w.layout.delta, w.range.row, token + w.lane.part % S::kTokens, w.channel),
         // Read even where there is none.
-        z_stream(w.p.z ? w.p.z : w.p.u, w.layout.z, w.range.row, token + w.lane.part % S::kTokens,
-                 w.channel),
+        z(w.p.z ? w.p.z : w.p.u, w.layout.z, w.range.row, token + w.lane.part % S::kTokens,
+          w.channel),
         states(w.p, w.layout.B, w.layout.C, w.range.row, token, w.block.group, w.thread) {}
 
   // The next chunk, of so many tokens.
-  __device__ void fetch(int tokens, int part) {
-    u_stream.load(u, tokens - part);
-    delta_stream.load(delta, tokens - part);
-    if (kOutput) z_stream.load(z, tokens - part);
-    states.fetch(tokens);
-    u_stream.advance();
-    delta_stream.advance();
-    z_stream.advance();
+  __device__ void fetch(Fetched<S>& to, int tokens, int part) {
+    u.load(to.u, tokens - part);
+    delta.load(to.delta, tokens - part);
+    z.load(to.z, tokens - part);
+    states.fetch(to.states, tokens);
+    u.advance();
+    delta.advance();
+    z.advance();
     states.advance();
   }
 };

@@ -2,17 +2,30 @@
 // that is moved, so they are asked for first, those of several sequences at once.
 #pragma once
 
-#include "scan/selective_scan/selective_scan_kernel_warp.cuh"
+#include "scan/selective_scan/selective_scan_kernel.cuh"
 
 namespace hax::selective_scan {
 
-// A lane's channel and states. kVectors: all its states, fp32 ones of the pool too, can be moved at once.
+template <class T_, int Lanes, int States>
+struct StepShape {
+  using T = T_;
+  static constexpr int kLanes = Lanes, kStates = States, kChannels = 1;  // of a lane
+  static constexpr int kAllStates = kLanes * kStates;
+  static constexpr int kThreads = 256;
+  static constexpr int kWidth = kThreads / kLanes;  // channels of a block
+  static constexpr bool kAccurate = type_of<T> == Type::fp32;
+};
+
+// A lane's channel and states. kVectors: four of its states, fp32 ones of the pool too, can be moved at once; then
+// the channel's lanes take four each in turn.
 template <class S, bool kVectors>
 struct StepLane : Lane<S> {
   using T = typename S::T;
   using Lane<S>::part, Lane<S>::rate;
   using States = float[1][S::kStates];
-  static_assert(S::kChannels == 1);
+  static constexpr int kTogether = kVectors ? 4 : S::kStates;
+  static constexpr int kRounds = S::kStates / kTogether;
+  using Row = Held<T, kTogether>[kRounds];
 
   const StepParams& p;
   const BlockChannels block;
@@ -22,14 +35,15 @@ struct StepLane : Lane<S> {
   __device__ StepLane(const StepParams& params, unsigned index)
       : p(params),
         block(params, index, S::kWidth),
-        mine(this->channel_in_block() < block.count),
-        channel(block.first + (mine ? this->channel_in_block() : 0)) {}
+        mine(Lane<S>::channel < block.count),
+        channel(block.first + (mine ? Lane<S>::channel : 0)) {}
 
-  __device__ int channel_in_block() const { return Lane<S>::channel; }
+  // The first state of a round.
+  __device__ int state(int round) const { return (round * S::kLanes + part) * kTogether; }
 
   __device__ void load_rates() {
     if constexpr (kVectors) {
-      load_row(rate[0], p.A.at<float>(channel, part * S::kStates));
+      load_vectors(rate, p.A.at<float>(channel));
 #pragma unroll
       for (float& r : rate[0]) r *= device::kLog2E;
     } else {
@@ -38,52 +52,64 @@ struct StepLane : Lane<S> {
   }
   __device__ void load(States& h, int64_t slot) const {
     if constexpr (kVectors) {
-      load_row(h[0], p.state.at<float>(slot, channel, part * S::kStates));
+      load_vectors(h, p.state.at<float>(slot, channel));
     } else {
       Lane<S>::load(h, p.state, p.state.offset(slot), block, p.states);
     }
   }
   __device__ void store(const States& h, int64_t slot) const {
     if constexpr (kVectors) {
-      float* const to = p.state.at<float>(slot, channel, part * S::kStates);
       if (!mine) return;
-      if constexpr (S::kStates == 2) {
-        __stcg(reinterpret_cast<float2*>(to), make_float2(h[0][0], h[0][1]));
-      } else {
+      float* const to = p.state.at<float>(slot, channel);
 #pragma unroll
-        for (int k = 0; k < S::kStates; k += 4) {
-          __stcg(reinterpret_cast<float4*>(to + k),
-                 make_float4(h[0][k], h[0][k + 1], h[0][k + 2], h[0][k + 3]));
-        }
+      for (int i = 0; i < kRounds; ++i) {
+        const float* const v = &h[0][i * 4];
+        __stcg(reinterpret_cast<float4*>(to + state(i)), make_float4(v[0], v[1], v[2], v[3]));
       }
     } else {
       Lane<S>::store(h, p.state, p.state.offset(slot), block, p.states);
     }
   }
   // Of B or C, with zeros beyond N.
-  __device__ void load(Held<T, S::kStates>& to, const Tensor& tensor, int64_t b, int64_t t) const {
-    const int n = part * S::kStates;
+  __device__ void load(Row& to, const Tensor& tensor, int64_t b, int64_t t) const {
     const T* const from = tensor.at<T>(b, t, block.group);
-    if constexpr (kVectors) {
-      to.load(from + n);
-    } else {
-      to.clear();
 #pragma unroll
-      for (int k = 0; k < S::kStates; ++k) {
-        if (n + k < p.states) to.set(k, from[(n + k) * tensor.stride[3]]);
+    for (int i = 0; i < kRounds; ++i) {
+      if constexpr (kVectors) {
+        to[i].load(from + state(i));
+      } else {
+        to[i].clear();
+#pragma unroll
+        for (int k = 0; k < kTogether; ++k) {
+          if (state(i) + k < p.states) to[i].set(k, from[(state(i) + k) * tensor.stride[3]]);
+        }
       }
+    }
+  }
+  __device__ static float get(const Row& row, int k) {
+    return row[k / kTogether].get(k % kTogether);
+  }
+
+ private:
+  __device__ void load_vectors(States& to, const float* from) const {
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      const float4 part4 = *reinterpret_cast<const float4*>(from + state(i));
+      to[0][i * 4] = part4.x;
+      to[0][i * 4 + 1] = part4.y;
+      to[0][i * 4 + 2] = part4.z;
+      to[0][i * 4 + 3] = part4.w;
     }
   }
 };
 
 // What a lane reads for a token.
-template <class S>
+template <class Lane>
 struct StepInputs {
-  using T = typename S::T;
-  Held<T, S::kStates> B, C;
+  using T = typename Lane::T;
+  typename Lane::Row B, C;
   Held<T, 1> u, delta, z;
 
-  template <class Lane>
   __device__ void load(const Lane& lane, int64_t b, int64_t t) {
     const StepParams& p = lane.p;
     u.load(p.u.at<T>(b, t, lane.channel));
@@ -100,16 +126,17 @@ template <class S, int kSequences, bool kVectors>
 __global__ void __launch_bounds__(S::kThreads, S::kAccurate ? 1 : 1024 / S::kThreads)
     step_kernel(const __grid_constant__ StepParams p, unsigned blocks) {
   using T = typename S::T;
-  StepLane<S, kVectors> lane(p, blockIdx.x % blocks);
+  using Lane = StepLane<S, kVectors>;
+  Lane lane(p, blockIdx.x % blocks);
   const int64_t first = int64_t{blockIdx.x / blocks} * kSequences;
   int64_t source[kSequences];
-  typename StepLane<S, kVectors>::States h[kSequences];
+  typename Lane::States h[kSequences];
 #pragma unroll
   for (int i = 0; i < kSequences; ++i) {
     source[i] = first + i < p.batch ? p.slots.source(first + i) : -1;
     if (source[i] >= 0) lane.load(h[i], source[i]);
   }
-  StepInputs<S> inputs[kSequences];
+  StepInputs<Lane> inputs[kSequences];
   const auto load = [&](int64_t t) {
 #pragma unroll
     for (int i = 0; i < kSequences; ++i) {
@@ -125,15 +152,15 @@ __global__ void __launch_bounds__(S::kThreads, S::kAccurate ? 1 : 1024 / S::kThr
 #pragma unroll
     for (int i = 0; i < kSequences; ++i) {
       if (source[i] < 0) continue;
-      const StepInputs<S>& in = inputs[i];
+      const StepInputs<Lane>& in = inputs[i];
       const float u = in.u.get(0);
       const float dt = step_size<S>(in.delta.get(0) + bias, p.softplus);
       float sum = 0.0f;
 #pragma unroll
       for (int k = 0; k < S::kStates; ++k) {
         const float d = decay<S>(dt * lane.rate[0][k]);
-        h[i][0][k] = decayed<S>(d, h[i][0][k], dt * u * in.B.get(k));
-        sum += in.C.get(k) * h[i][0][k];
+        h[i][0][k] = decayed<S>(d, h[i][0][k], dt * u * Lane::get(in.B, k));
+        sum += Lane::get(in.C, k) * h[i][0][k];
       }
       float y = device::warp_sum<S::kLanes>(sum) + skip * u;
       if (p.z) y *= device::silu(in.z.get(0));

@@ -2,6 +2,7 @@
 // elements of its own: the lane's channels at every kLanes-th token.
 #pragma once
 
+#include "device/async_copy.cuh"
 #include "scan/selective_scan/selective_scan_kernel.cuh"
 
 namespace hax::selective_scan {
@@ -17,63 +18,12 @@ struct WarpShape {
   static constexpr int kTokens = Tokens;      // of a chunk
   static constexpr int kAllStates = kLanes * kStates;
   static constexpr int kRows = device::kWarp / kLanes;
-  static constexpr int kWidth = kRows * kChannels;  // channels of a warp
+  static constexpr int kWidth = kRows * kChannels;                      // channels of a warp
   static constexpr int kOwn = kTokens > kLanes ? kTokens / kLanes : 1;  // tokens of a lane's own
   static constexpr int kSummed = kTokens < kLanes ? kTokens : kLanes;   // tokens summed together
   static constexpr bool kAccurate = type_of<T> == Type::fp32;
   static_assert(kTokens % kLanes == 0 || kLanes % kTokens == 0);
   static_assert(kVectors || kChannels == 1);
-};
-
-// Neighbouring elements as they lie in memory, in words: a fetch ahead then costs no conversion.
-template <class T, int Count>
-struct Held {
-  static constexpr int kPerWord = sizeof(T) < 4 && Count > 1 ? 2 : 1;
-  uint32_t words[Count / kPerWord];
-
-  __device__ void clear() {
-#pragma unroll
-    for (uint32_t& word : words) word = 0;
-  }
-  // `from` is aligned to all Count elements, or to 16 bytes where they are more.
-  __device__ void load(const T* from) {
-    constexpr int kBytes = Count * static_cast<int>(sizeof(T));
-    const auto move = [&](auto word) {
-#pragma unroll
-      for (int at = 0; at < kBytes; at += static_cast<int>(sizeof(word))) {
-        word = __ldg(reinterpret_cast<const decltype(word)*>(from) + at / sizeof(word));
-        memcpy(words + at / 4, &word, sizeof(word));
-      }
-    };
-    if constexpr (kBytes == 2) {
-      words[0] = __ldg(reinterpret_cast<const unsigned short*>(from));
-    } else if constexpr (kBytes == 4) {
-      move(uint32_t{});
-    } else if constexpr (kBytes == 8) {
-      move(uint2{});
-    } else {
-      static_assert(kBytes % 16 == 0);
-      move(uint4{});
-    }
-  }
-  // Only after clear().
-  __device__ void set(int i, T value) {
-    uint32_t bits;
-    if constexpr (sizeof(T) == 4) {
-      bits = __float_as_uint(value);
-    } else {
-      bits = value.bits;
-    }
-    words[i / kPerWord] |= bits << (i % kPerWord * 16);
-  }
-  __device__ float get(int i) const {
-    const uint32_t word = words[i / kPerWord];
-    if constexpr (sizeof(T) == 4) {
-      return __uint_as_float(word);
-    } else {
-      return device::to_float(T{static_cast<uint16_t>(i % kPerWord ? word >> 16 : word & 0xffff)});
-    }
-  }
 };
 
 // A lane's own elements of a chunk.
@@ -152,41 +102,52 @@ class ChunkStates {
     for (int j = 0; j < kFetches; ++j) at_[j] += stride_[j];
   }
 
-  __device__ void fetch(int tokens) {
+  using Rows = Held<T, kVector>[kFetches];
+
+  __device__ void fetch(Rows& held, int tokens) const {
 #pragma unroll
     for (int j = 0; j < kFetches; ++j) {
-      held_[j].clear();
+      held[j].clear();
       if (own_token(j) >= tokens) continue;
       const T* const from = reinterpret_cast<const T*>(at_[j]);
       if constexpr (S::kVectors) {
-        held_[j].load(from);
+        held[j].load(from);
       } else {
         const int64_t stride = (place(j) < S::kTokens * kPerRow ? in_.B : in_.C).stride[3];
 #pragma unroll
         for (int v = 0; v < kVector; ++v) {
-          if (own_state(j) + v < in_.states) held_[j].set(v, from[v * stride]);
+          if (own_state(j) + v < in_.states) held[j].set(v, from[v * stride]);
         }
       }
     }
   }
 
-  __device__ void store(float* to) const {
+  // The same into memory of the lanes' own, vector after vector.
+  __device__ void copy(T* to, int tokens) const {
+    constexpr int kBytes = kVector * static_cast<int>(sizeof(T));
+#pragma unroll
+    for (int j = 0; j < kFetches; ++j) {
+      device::copy_async_or_clear<kBytes>(to + place(j) * kVector, at_[j], own_token(j) < tokens);
+    }
+  }
+
+  __device__ void store(float* to, const Rows& held) const {
 #pragma unroll
     for (int j = 0; j < kFetches; ++j) {
 #pragma unroll
       for (int v = 0; v < kVector; v += 4) {
         *reinterpret_cast<float4*>(to + place(j) * kVector + v) =
-            make_float4(held_[j].get(v), held_[j].get(v + 1), held_[j].get(v + 2),
-                        held_[j].get(v + 3));
+            make_float4(held[j].get(v), held[j].get(v + 1), held[j].get(v + 2), held[j].get(v + 3));
       }
     }
   }
 
- private:
   // Of fetch j, in vectors from the first of B on.
   __device__ unsigned place(int j) const {
     return thread_ + static_cast<unsigned>(j * device::kWarp);
   }
+
+ private:
   __device__ int own_token(int j) const {
     return static_cast<int>(place(j) / kPerRow % S::kTokens);
   }
@@ -196,7 +157,6 @@ class ChunkStates {
   const unsigned thread_;
   const char* at_[kFetches];
   int64_t stride_[kFetches];
-  Held<T, kVector> held_[kFetches];
 };
 
 // dt and dt u of a chunk, 16 bytes for two channels or, where a lane has one, for two tokens.
@@ -225,7 +185,8 @@ struct ChunkPairs {
  private:
   __device__ static int place(int t, int row) {
     static_assert(S::kChannels <= 2 && S::kTokens % 2 == 0);
-    if (S::kChannels == 2) return (t * S::kRows + row) * 2;
+    // Swizzled: neither the lanes that store tokens of a row nor those that load rows of a token meet in a bank.
+    if (S::kChannels == 2) return (row * S::kTokens + (t ^ (row / 2 % S::kTokens))) * 2;
     return (t / 2 * S::kRows + row) * 2 + t % 2;
   }
 };

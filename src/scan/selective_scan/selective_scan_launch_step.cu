@@ -6,12 +6,18 @@ namespace {
 
 constexpr int kStepSequences = 2;  // of a block
 
+// Whether a lane's states can be moved four at a time.
 template <class S>
 bool moves_in_vectors(const StepParams& p) {
-  constexpr int kFloats = smaller(S::kStates, 4);
-  return p.states == S::kAllStates && states_in_vectors<S::kStates>(p) &&
-         p.state.type == Type::fp32 && device::moves_in_vectors<kFloats>(p.state) &&
-         device::moves_in_vectors<kFloats>(p.A);
+  return p.states == S::kAllStates && states_in_vectors<4>(p) && p.state.type == Type::fp32 &&
+         device::moves_in_vectors<4>(p.state) && device::moves_in_vectors<4>(p.A);
+}
+
+template <class S, int kSequences, bool kVectors>
+void launch_step(const device::Launcher& launch, const StepParams& p) {
+  const int64_t blocks = blocks_of_channels(p, S::kWidth);
+  launch(step_kernel<S, kSequences, kVectors>, ceil_div(p.batch, int64_t{kSequences}) * blocks,
+         S::kThreads, 0, p, static_cast<unsigned>(blocks));
 }
 
 }  // namespace
@@ -20,14 +26,10 @@ void cuda_step(const StepParams& p, void* stream) {
   const device::Launcher launch(p.device, stream, Step::name);
   dispatch_float(p.u.type, [&](auto type) {
     using T = typename decltype(type)::type;
+    using Usual = StepShape<T, 2, 8>;
+    if (moves_in_vectors<Usual>(p)) return launch_step<Usual, kStepSequences, true>(launch, p);
     dispatch_split(choose_cuda_split(p.states, p.batch * p.channels), [&](auto lanes, auto states) {
-      using S = Shape<T, lanes.value, states.value, 1, 32>;
-      const int64_t blocks = blocks_of_channels(p, S::kWidth);
-      const auto kernel = moves_in_vectors<S>(p) ? step_kernel<S, kStepSequences, true>
-                                                 : step_kernel<S, 1, false>;
-      const int64_t sequences = moves_in_vectors<S>(p) ? kStepSequences : 1;
-      launch(kernel, ceil_div(p.batch, sequences) * blocks, S::kThreads, 0, p,
-             static_cast<unsigned>(blocks));
+      launch_step<StepShape<T, lanes.value, states.value>, 1, false>(launch, p);
     });
   });
 }

@@ -18,24 +18,6 @@ ScanForwardPlan plan_forward(const Inputs& in, int64_t sequences, const Context&
   return plan;
 }
 
-CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspace) {
-  constexpr int64_t kMostSlices = 128, kMostRuns = 256;
-  const int64_t sequences = p.sequences.count();
-  CudaBackwardPlan plan;
-  plan.split = choose_cuda_split(p.states, sequences * p.channels);
-  const int64_t members = p.groups > 0 ? p.channels / p.groups : 0;
-  plan.slices = smaller(kMostSlices, ceil_div(members, cuda_backward_width(plan.split)));
-  plan.runs = smaller(kMostRuns, sequences);
-  plan.states = workspace.take<float>(p.batch * (p.length / cuda_backward_tile(plan.split)) *
-                                      p.channels * p.states);
-  const bool shares = p.dB || p.dC;
-  plan.shares = workspace.take<float>(
-      shares ? plan.slices * p.batch * p.length * p.groups * 2 * p.states : 0);
-  if (!shares) plan.shares = nullptr;
-  plan.sums = workspace.take<float>(plan.runs * (p.states + 2) * p.channels);
-  return plan;
-}
-
 }  // namespace
 
 ScanForwardPlan Forward::plan(const ForwardParams& p, const Context& context,

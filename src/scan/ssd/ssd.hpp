@@ -157,6 +157,8 @@ void cpu_backward(const BackwardParams&, const ScanBackwardPlan&, int num_thread
 template <CpuLevel level>
 void cpu_step(const StepParams&, const ScanForwardPlan&, int num_threads);
 
+CudaForwardPlan plan_cuda_forward(const ForwardParams&, Workspace&);
+ForwardParams forward_without_gate(const BackwardParams&, const Tensor& y);
 CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
 int64_t cuda_shared_limit(hax_device);  // bytes that a block may have
 void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);

@@ -18,6 +18,7 @@ inline constexpr int kSliceRows = 64;  // rows that a unit of work holds at most
 // column is cut once at most, a block hands the state over to the next one; else a first pass tells what the pieces add.
 struct CudaForwardPlan {
   int warps = 0, units = 0;
+  int residents = 1;  // blocks that share a multiprocessor
   int64_t slots = 0, share = 0;
   float* states = nullptr;  // (slots, a block's rows, N padded): of the slot's last piece
   float* decays = nullptr;  // (slots, units): by how much a state decays over that piece

@@ -1,26 +1,26 @@
 // How ssd's CUDA backward cuts its work, for plan, launch and kernels.
 //
-// A sequence is cut into chunks of two tiles of tokens, a head into slices of its width P. What a slice adds to any
-// gradient doesn't depend on the other slices, so a (head, slice) pair, a unit, is treated as a head of its own.
+// A sequence is cut into chunks of tokens, a head into slices of its width P. What a slice adds to any gradient doesn't
+// depend on the other slices, so a (head, slice) pair, a unit, is treated as a head of its own.
 #pragma once
 
 #include "core/tensor.hpp"
+#include "scan/ssd/ssd_cuda.hpp"
 
 namespace hax::ssd {
 
 struct CudaBackwardShape {
-  int tokens;  // of a tile
+  int tokens;  // of a chunk
   int states;  // N, padded
   int width;   // of a slice of P, padded
-  int stages;  // units whose tensors are in shared memory at a time
   bool operator==(const CudaBackwardShape&) const = default;
 };
 
 // All that there are kernels for, with 16-bit activations and with fp32. The last of each list does for every N and
 // needs no more than 99 KiB of shared memory.
 inline constexpr CudaBackwardShape kCudaBackwardShapes16[] = {
-    {64, 32, 16, 2}, {64, 128, 64, 2}, {32, 256, 16, 1}};
-inline constexpr CudaBackwardShape kCudaBackwardShapes32[] = {{32, 32, 16, 1}, {16, 256, 16, 1}};
+    {64, 32, 16}, {128, 128, 64}, {64, 256, 16}};
+inline constexpr CudaBackwardShape kCudaBackwardShapes32[] = {{32, 32, 16}, {32, 256, 16}};
 
 // Where chunks lie. Packed sequences take as many places as floor(L / chunk) + S chunks, some of which stay unused.
 struct Chunks {
@@ -56,22 +56,28 @@ struct CudaBackwardPlan {
   int64_t shares;        // blocks among which a group's units are shared out
   int64_t skip_columns;  // of dD that a unit has: its width, or 1
 
+  Tensor
+      g;  // gradient of y before the gate: dy or, where there is a gate, made from it in the workspace
+  Tensor y;  // y before the gate, where dz needs it, which forward makes
+  CudaForwardPlan forward;
+  float* steps;  // (chunks, H, 3, tokens): dt, sum of dt A log2(e) up to each token as a sum of two
   float*
-      steps;  // (chunks, H, 3, tokens of a chunk): dt, sum of dt A log2(e) up to each token as a sum of two
-  float* decays;  // (chunks, H, 4): of the state over the chunk, forwards and back; two are unused
+      decays;  // (chunks, H, 4): of the state over the chunk, forwards and back; then A, and D where it is (H)
   void*
-      weights;  // (2, chunks, H, tokens of a chunk), T: of tokens in the chunk's last state, in its first gradient
+      weights;  // (2, chunks, H, tokens), T: of tokens in the chunk's last state, in its first gradient
   void*
       states;  // (2, chunks, units, width, states), T: before the chunk; gradient of the one behind it
-  float* step_sums;  // (slices, chunks, H, tokens of a chunk): gradient of dt
+  void*
+      dscores;  // (shares, chunks, G, tokens, tokens), T: gradient of C_t . B_s from a share's units
+  float*
+      step_sums;  // (2, slices, chunks, H, tokens): gradient of dt, through inputs and through outputs
   float*
       gradients;  // (shares, B, L, G, 2, N): what each share adds to dB and dC; null: there is one
-  float* dA;      // (tiles, units)
-  float* dD;      // (tiles, units, width)
+  float* dA;      // (2, chunks, units)
+  float* dD;      // (chunks, units, skip_columns)
   float* dbias;   // (chunks, H)
 
   HAX_EVERYWHERE int64_t units(int64_t heads) const { return heads * slices; }
-  HAX_EVERYWHERE int64_t tiles() const { return 2 * chunks.count; }
 };
 
 }  // namespace hax::ssd

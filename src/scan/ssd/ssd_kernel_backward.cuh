@@ -10,26 +10,26 @@
 
 namespace hax::ssd {
 
-template <class T_, int kTokens_, int kStates_, int kWidth_, int kStages_>
+template <class T_, int kTokens_, int kStates_, int kWidth_>
 struct BackwardShape {
   using T = T_;
-  static constexpr int kTokens = kTokens_;     // of a tile
-  static constexpr int kChunk = 2 * kTokens_;  // tokens of a chunk
-  static constexpr int kStates = kStates_, kWidth = kWidth_, kStages = kStages_;
+  static constexpr int kTokens = kTokens_;  // of a chunk
+  static constexpr int kStates = kStates_, kWidth = kWidth_;
   static constexpr bool kExact = type_of<T> == Type::fp32;
   static constexpr int kPad = device::kVectorElements<T>;
   // Elements of a row in shared memory.
   static constexpr int kStateRow = kStates + kPad, kWidthRow = kWidth + kPad,
                        kTokenRow = kTokens + kPad;
   static constexpr int kStateSize = kStates * kWidth;
-  // Warps of a block that walks a sequence, of one that has a tile.
+  // Warps of a block that multiply, in the kernels of states (which has one more), of dC, and of all the rest.
   static constexpr int kWalkWarps = kStateSize <= 16 * 32 ? 2 : 8;
-  static constexpr int kTileWarps = kStateSize >= 64 * 128 ? 16 : 8;
+  static constexpr int kOutputWarps = kStates <= 32 ? 4 : 8;
+  static constexpr int kInputWarps = kTokens >= 128 ? 16 : 8;
 };
 
 // Which tensors can be moved 16 bytes at a time.
 struct BackwardAccess {
-  bool x, dy, dx, dz, B, C;
+  bool x, g, dx, B, C;
 };
 
 struct ChunkAt {
@@ -134,22 +134,6 @@ __device__ void fetch(Team<kThreads> team, T* to, const Rows<T>& from) {
   }
 }
 
-// The same for the product of dy and the gate.
-template <int kRows, int kColumns, int kRow, int kThreads, class T>
-__device__ __noinline__ void fetch_gated(Team<kThreads> team, T* to, const Rows<T>& dy,
-                                         const Rows<T>& z) {
-#pragma unroll 4
-  for (int i = team.thread; i < kRows * kColumns; i += kThreads) {
-    const int r = i / kColumns, c = i % kColumns;
-    float value = 0.0f;
-    if (r < dy.rows && c < dy.columns) {
-      value = device::to_float(dy.data[r * dy.stride + c * dy.step]) *
-              device::silu(device::to_float(z.data[r * z.stride + c * z.step]));
-    }
-    to[r * kRow + c] = device::from_float<T>(value);
-  }
-}
-
 // A matrix in global memory that is written.
 template <class T>
 struct OutputRows {
@@ -184,18 +168,15 @@ __device__ void store_rows(Team<kThreads> team, const OutputRows<T>& to, const T
   }
 }
 
-// The gradient of y before the gate, tokens [token, token + tokens) of a unit.
+// Tokens [token, token + tokens) of a unit of x, or of what has its shape.
 template <class S, int kThreads>
-__device__ void fetch_output_gradient(Team<kThreads> team, typename S::T* to,
-                                      const BackwardParams& p, const BackwardAccess& access,
-                                      int64_t row, int64_t token, int tokens, const Unit& unit) {
-  using T = typename S::T;
-  const Rows<T> dy =
-      token_rows<T>(p.dy, access.dy, row, token, tokens, unit.head, unit.first, unit.width);
-  if (!p.z) return fetch<S::kTokens, S::kWidth, S::kWidthRow>(team, to, dy);
-  fetch_gated<S::kTokens, S::kWidth, S::kWidthRow>(
-      team, to, dy,
-      token_rows<T>(p.z, false, row, token, tokens, unit.head, unit.first, unit.width));
+__device__ void fetch_unit_tokens(Team<kThreads> team, typename S::T* to, const Tensor& from,
+                                  bool vectors, int64_t row, int64_t token, int tokens,
+                                  const Unit& unit) {
+  fetch<S::kTokens, S::kWidth, S::kWidthRow>(
+      team, to,
+      token_rows<typename S::T>(from, vectors, row, token, tokens, unit.head, unit.first,
+                                unit.width));
 }
 
 // Bytes to shared memory, 16 at a time.

@@ -1,4 +1,4 @@
-// dA, ddt_bias and dD of ssd's backward: sums over tiles, in an order that never changes.
+// dA, ddt_bias and dD of ssd's backward: sums over chunks, in an order that never changes.
 #pragma once
 
 #include "scan/ssd/ssd_kernel_backward.cuh"
@@ -20,13 +20,13 @@ __device__ inline double block_sum(double value, double* memory) {
   return memory[0];
 }
 
-// Sum over tiles of one column of a (tiles, columns) matrix, by every `stride`-th thread from `first` on.
-__device__ inline double sum_tiles(const float* from, int64_t tiles, int64_t columns, int64_t first,
-                                   int64_t stride) {
+// Sum over rows of one column of a (rows, columns) matrix, by every `stride`-th thread from `first` on.
+__device__ inline double sum_rows(const float* from, int64_t rows, int64_t columns, int64_t first,
+                                  int64_t stride) {
   double sum = 0.0;
 #pragma unroll 8
-  for (int64_t tile = first; tile < tiles; tile += stride) {
-    sum += static_cast<double>(from[tile * columns]);
+  for (int64_t row = first; row < rows; row += stride) {
+    sum += static_cast<double>(from[row * columns]);
   }
   return sum;
 }
@@ -36,24 +36,24 @@ __global__ void __launch_bounds__(kSumThreads)
     backward_sum_parameters_kernel(const __grid_constant__ BackwardParams p,
                                    const __grid_constant__ CudaBackwardPlan plan) {
   __shared__ double memory[kSumThreads];
-  const int64_t head = blockIdx.x, units = plan.units(p.heads), tiles = plan.tiles();
+  const int64_t head = blockIdx.x, units = plan.units(p.heads), chunks = plan.chunks.count;
   const auto total = [&](const float* from, int64_t rows, int64_t members, int64_t count) {
     double sum = 0.0;
     for (int64_t i = 0; i < count; ++i) {
-      sum += sum_tiles(from + head * count + i, rows, members, threadIdx.x, kSumThreads);
+      sum += sum_rows(from + head * count + i, rows, members, threadIdx.x, kSumThreads);
     }
     return static_cast<float>(block_sum(sum, memory));
   };
   if (p.dA) {
-    const float sum = total(plan.dA, tiles, units, plan.slices);
+    const float sum = total(plan.dA, 2 * chunks, units, plan.slices);
     if (threadIdx.x == 0) *p.dA.at<float>(head) = sum;
   }
   if (p.ddt_bias) {
-    const float sum = total(plan.dbias, plan.chunks.count, p.heads, 1);
+    const float sum = total(plan.dbias, chunks, p.heads, 1);
     if (threadIdx.x == 0) *p.ddt_bias.at<float>(head) = sum;
   }
   if (p.dD && p.dD.ndim == 1) {
-    const float sum = total(plan.dD, tiles, units, plan.slices);
+    const float sum = total(plan.dD, chunks, units, plan.slices);
     if (threadIdx.x == 0) *p.dD.at<float>(head) = sum;
   }
   if (!p.dD || p.dD.ndim == 1) return;
@@ -61,8 +61,8 @@ __global__ void __launch_bounds__(kSumThreads)
   const int column = static_cast<int>(threadIdx.x) % width;
   for (int64_t slice = 0; slice < plan.slices; ++slice) {
     __syncthreads();
-    memory[threadIdx.x] = sum_tiles(plan.dD + (head * plan.slices + slice) * width + column, tiles,
-                                    units * width, threadIdx.x / width, kSumThreads / width);
+    memory[threadIdx.x] = sum_rows(plan.dD + (head * plan.slices + slice) * width + column, chunks,
+                                   units * width, threadIdx.x / width, kSumThreads / width);
     __syncthreads();
     const int64_t element = slice * width + column;
     if (threadIdx.x >= width || element >= p.width) continue;

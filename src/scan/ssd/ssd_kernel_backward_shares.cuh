@@ -5,28 +5,34 @@
 
 namespace hax::ssd {
 
-inline constexpr int kShareThreads = 256;
+inline constexpr int kShareRows = 8;  // of a block, a warp each
 
-// A thread for every (row, token, group, n).
+// A warp for every (row, token, group).
 template <class T>
-__global__ void __launch_bounds__(kShareThreads)
+__global__ void __launch_bounds__(kShareRows* device::kWarp)
     backward_sum_shares_kernel(const __grid_constant__ BackwardParams p,
                                const __grid_constant__ CudaBackwardPlan plan) {
-  const int64_t index = int64_t{blockIdx.x} * kShareThreads + threadIdx.x;
-  const int64_t count = p.batch * p.length * p.groups * p.states;
-  if (index >= count) return;
-  const int64_t n = index % p.states, outer = index / p.states;
-  const float* from = plan.gradients + outer * 2 * p.states + n;
-  float dB = 0.0f, dC = 0.0f;
-#pragma unroll 4
-  for (int64_t share = 0; share < plan.shares; ++share, from += 2 * count) {
-    dB += from[0];
-    dC += from[p.states];
-  }
+  const int64_t outer = int64_t{blockIdx.x} * kShareRows + threadIdx.x / device::kWarp;
+  const int64_t count = p.batch * p.length * p.groups;
+  if (outer >= count) return;
+  const int states = static_cast<int>(p.states);
   const int64_t group = outer % p.groups, t = outer / p.groups % p.length;
   const int64_t row = outer / p.groups / p.length;
-  if (p.dB) *p.dB.at<T>(row, t, group, n) = device::from_float<T>(dB);
-  if (p.dC) *p.dC.at<T>(row, t, group, n) = device::from_float<T>(dC);
+  const auto sum = [&](const Tensor& to, int which) {
+    if (!to) return;
+    T* const at = to.at<T>(row, t, group);
+#pragma unroll 4
+    for (int n = threadIdx.x % device::kWarp; n < states; n += device::kWarp) {
+      const float* from = plan.gradients + (outer * 2 + which) * states + n;
+      float total = 0.0f;
+      for (int64_t share = 0; share < plan.shares; ++share, from += count * 2 * states) {
+        total += *from;
+      }
+      at[n * to.stride[3]] = device::from_float<T>(total);
+    }
+  };
+  sum(p.dB, 0);
+  sum(p.dC, 1);
 }
 
 }  // namespace hax::ssd

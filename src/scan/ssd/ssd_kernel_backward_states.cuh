@@ -10,10 +10,11 @@ inline constexpr int kWalkStages = 3;
 
 template <class S>
 struct WalkShared {
+  static constexpr int kTokens = S::kTokens / 2;  // a chunk is taken in two steps
   struct Stage {
-    typename S::T tokens[S::kTokens * S::kWidthRow];  // x, or the gradient of y
-    typename S::T rows[S::kTokens * S::kStateRow];    // B, or C
-    typename S::T weights[S::kTokens];
+    typename S::T tokens[kTokens * S::kWidthRow];  // x, or the gradient of y
+    typename S::T rows[kTokens * S::kStateRow];    // B, or C
+    typename S::T weights[kTokens];
     float decays[4];
   } stages[kWalkStages];
   typename S::T state[S::kWidth * S::kStateRow];  // on its way to memory
@@ -22,6 +23,7 @@ struct WalkShared {
 template <class S>
 class Walk {
   using T = typename S::T;
+  static constexpr int kTokens = WalkShared<S>::kTokens, kPerChunk = 2;
   static constexpr int kThreads = S::kWalkWarps * device::kWarp;
   static constexpr int kDown = S::kWidth > 32 ? S::kWidth / 32 : 1;
   using Grid = device::WarpGrid<S::kWidth, S::kStates, S::kWalkWarps / kDown, kDown>;
@@ -38,7 +40,7 @@ class Walk {
         range_(p.sequences.range(s)),
         unit_(p, plan.slices, S::kWidth, unit),
         group_(unit_.head / (p.heads / p.groups)),
-        chunks_((range_.length + S::kChunk - 1) / S::kChunk),
+        chunks_((range_.length + S::kTokens - 1) / S::kTokens),
         place_(plan.chunks.first_of(p.sequences, s)) {}
 
   // By the warp that brings the tiles.
@@ -63,12 +65,12 @@ class Walk {
          (back_ ? p_.dfinal_state : p_.initial_state).offset(s_, unit_.head), 1.0f);
     const int64_t steps = count_steps();
     for (int64_t i = 0; i < steps; ++i) {
-      if (i % 2 == 0) put_state();
+      if (i % kPerChunk == 0) put_state();
       __syncthreads();
       const auto& stage = shared_.stages[static_cast<int>(i % kWalkStages)];
-      if (i % 2 == 0) {
-        store_state(i / 2);
-        fade(i / 2, stage.decays[back_]);
+      if (i % kPerChunk == 0) {
+        store_state(i / kPerChunk);
+        fade(i / kPerChunk, stage.decays[back_]);
       }
       add(stage);
     }
@@ -83,37 +85,33 @@ class Walk {
  private:
   // Forwards the state behind the last chunk is of no use, back the one before the first chunk may be.
   __device__ int64_t count_steps() const {
-    return 2 * (back_ && p_.dinitial_state ? chunks_ : chunks_ - 1);
+    return kPerChunk * (back_ && p_.dinitial_state ? chunks_ : chunks_ - 1);
   }
   __device__ bool ends_with_state(int64_t steps) const {
-    return chunks_ > 0 && steps < 2 * chunks_;
+    return chunks_ > 0 && steps < kPerChunk * chunks_;
   }
   __device__ int64_t chunk_at(int64_t step) const { return back_ ? chunks_ - 1 - step : step; }
 
   __device__ void fetch_step(int64_t i) {
     const Team<device::kWarp> team{lane_};
     auto& stage = shared_.stages[static_cast<int>(i % kWalkStages)];
-    const int64_t chunk = chunk_at(i / 2);
-    const int begin = static_cast<int>(i % 2) * S::kTokens;
-    const int64_t first = chunk * S::kChunk + begin, token = range_.begin + first;
+    const int64_t chunk = chunk_at(i / kPerChunk);
+    const int begin = static_cast<int>(i % kPerChunk) * kTokens;
+    const int64_t first = chunk * S::kTokens + begin, token = range_.begin + first;
     const int tokens =
-        static_cast<int>(min(int64_t{S::kTokens}, max(int64_t{0}, range_.length - first)));
-    if (back_) {
-      fetch_output_gradient<S>(team, stage.tokens, p_, access_, range_.row, token, tokens, unit_);
-    } else {
-      fetch<S::kTokens, S::kWidth, S::kWidthRow>(
-          team, stage.tokens,
-          token_rows<T>(p_.x, access_.x, range_.row, token, tokens, unit_.head, unit_.first,
-                        unit_.width));
-    }
-    fetch<S::kTokens, S::kStates, S::kStateRow>(
+        static_cast<int>(min(int64_t{kTokens}, max(int64_t{0}, range_.length - first)));
+    fetch<kTokens, S::kWidth, S::kWidthRow>(
+        team, stage.tokens,
+        token_rows<T>(back_ ? plan_.g : p_.x, back_ ? access_.g : access_.x, range_.row, token,
+                      tokens, unit_.head, unit_.first, unit_.width));
+    fetch<kTokens, S::kStates, S::kStateRow>(
         team, stage.rows,
         token_rows<T>(back_ ? p_.C : p_.B, back_ ? access_.C : access_.B, range_.row, token, tokens,
                       group_, 0, static_cast<int>(p_.states)));
     const int64_t at = (place_ + chunk) * p_.heads + unit_.head;
-    const int64_t direction = back_ ? plan_.chunks.count * p_.heads * S::kChunk : 0;
+    const int64_t direction = back_ ? plan_.chunks.count * p_.heads * S::kTokens : 0;
     fetch_bytes(team, stage.weights,
-                static_cast<const T*>(plan_.weights) + direction + at * S::kChunk + begin,
+                static_cast<const T*>(plan_.weights) + direction + at * S::kTokens + begin,
                 sizeof(stage.weights));
     fetch_bytes(team, stage.decays, plan_.decays + at * 4, sizeof(stage.decays));
   }
@@ -121,7 +119,7 @@ class Walk {
   // The decay over a chunk; where a checkpoint falls on it, it takes the state's place.
   __device__ void fade(int64_t step, float decay) {
     if (!back_ && p_.checkpoints) {
-      const int64_t begin = step * S::kChunk, end = min(begin + S::kChunk, range_.length);
+      const int64_t begin = step * S::kTokens, end = min(begin + S::kTokens, range_.length);
       const int64_t last = end / p_.checkpoints.every * p_.checkpoints.every;
       if (last > begin) {
         const Tensor& states = p_.checkpoints.states;
@@ -138,7 +136,7 @@ class Walk {
     };
     const auto add_to = [&](typename Grid::Tile& state) {
       state.add_product(device::transposed(stage.tokens, S::kWidthRow), row_,
-                        device::factor(stage.rows, S::kStateRow), column_, 0, S::kTokens, weigh);
+                        device::factor(stage.rows, S::kStateRow), column_, 0, kTokens, weigh);
     };
     if constexpr (S::kExact) {
       // Tensor cores truncate their sums, which a long memory would gather.

@@ -3,6 +3,8 @@
 // shared memory.
 #pragma once
 
+#include <cfloat>
+
 #include "scan/ssd/ssd_kernel_backward.cuh"
 
 namespace hax::ssd {
@@ -11,18 +13,31 @@ inline constexpr int kStepsThreads = 256;
 inline constexpr int kStepsWarps = kStepsThreads / device::kWarp;
 inline constexpr int kStepHeads = device::kWarp;
 
-struct StepSize {
-  float dt, slope;
-};
+// dt with its bias of tokens first, first + kStepsWarps, ... of a chunk.
+template <class S>
+struct RawSteps {
+  static constexpr int kCount = S::kTokens / kStepsWarps;
+  float values[kCount];
 
-__device__ inline StepSize step_of(const Inputs& in, int64_t row, int64_t token, int64_t head) {
-  float raw = device::load_any(in.dt, in.dt.offset(row, token, head));
-  if (in.dt_bias) raw += *in.dt_bias.at<float>(head);
-  const float dt = device::softplus_accurate(raw);
-  if (dt < in.dt_min) return {in.dt_min, 0.0f};
-  if (dt > in.dt_max) return {in.dt_max, 0.0f};
-  return {dt, device::sigmoid(raw)};
-}
+  __device__ RawSteps(const BackwardParams& p, const ChunkAt& chunk, int first, int64_t head,
+                      bool used) {
+    const int64_t offset = p.dt.offset(chunk.sequence.row, chunk.token() + first, head),
+                  step = kStepsWarps * p.dt.stride[1];
+    const float bias = used && p.dt_bias ? *p.dt_bias.at<float>(head) : 0.0f;
+    const auto load = [&](const auto* from) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const bool there = used && first + i * kStepsWarps < chunk.tokens;
+        values[i] = there ? device::to_float(from[i * step]) + bias : 0.0f;
+      }
+    };
+    if (p.dt.type == Type::fp32) {
+      load(p.dt.at<float>() + offset);
+    } else {
+      load(p.dt.at<typename S::T>() + offset);
+    }
+  }
+};
 
 // Sum of the lanes before this one.
 __device__ inline double sum_before(double value, int lane) {
@@ -55,7 +70,7 @@ struct StepBlock {
 template <class S>
 __device__ void scan_steps(const BackwardParams& p, const CudaBackwardPlan& plan,
                            const ChunkAt& chunk, int64_t head, const float* from, int lane) {
-  constexpr int K = S::kChunk / device::kWarp;
+  constexpr int K = S::kTokens / device::kWarp;
   using T = typename S::T;
   const double rate = static_cast<double>(*p.A.at<float>(head)) * 1.4426950408889634;
   float dt[K];
@@ -90,16 +105,17 @@ __device__ void scan_steps(const BackwardParams& p, const CudaBackwardPlan& plan
     if (t == start - 1) fading = decay;
   }
   const int64_t at = chunk.place * p.heads + head;
-  float* const steps = plan.steps + at * 3 * S::kChunk + lane * K;
+  float* const steps = plan.steps + at * 3 * S::kTokens + lane * K;
   device::store_packed<float, K>(steps, dt);
-  device::store_packed<float, K>(steps + S::kChunk, high);
-  device::store_packed<float, K>(steps + 2 * S::kChunk, low);
-  T* const weights = static_cast<T*>(plan.weights) + at * S::kChunk + lane * K;
+  device::store_packed<float, K>(steps + S::kTokens, high);
+  device::store_packed<float, K>(steps + 2 * S::kTokens, low);
+  T* const weights = static_cast<T*>(plan.weights) + at * S::kTokens + lane * K;
   device::store_packed<T, K>(weights, to_end);
-  device::store_packed<T, K>(weights + plan.chunks.count * p.heads * S::kChunk, from_start);
+  device::store_packed<T, K>(weights + plan.chunks.count * p.heads * S::kTokens, from_start);
   if (lane == (start == 0 ? 0 : (start - 1) / K)) {
-    plan.decays[at * 4] = fading;
-    plan.decays[at * 4 + 1] = whole;
+    const float D = p.D.ndim == 1 ? *p.D.at<float>(head) : 0.0f;
+    const float row[] = {fading, whole, *p.A.at<float>(head), D};
+    device::store_packed<float, 4>(plan.decays + at * 4, row);
   }
 }
 
@@ -107,16 +123,17 @@ template <class S>
 __global__ void __launch_bounds__(kStepsThreads)
     backward_steps_kernel(const __grid_constant__ BackwardParams p,
                           const __grid_constant__ CudaBackwardPlan plan) {
-  __shared__ float dt[kStepHeads][S::kChunk + 1];
+  __shared__ float dt[kStepHeads][S::kTokens + 1];
   const StepBlock block(p, p.sequences, plan.chunks);
   if (block.chunk.tokens == 0) return;
   const int lane = threadIdx.x % device::kWarp, warp = threadIdx.x / device::kWarp;
-#pragma unroll 4
-  for (int t = warp; t < S::kChunk; t += kStepsWarps) {
-    const bool used = t < block.chunk.tokens && lane < block.count;
-    dt[lane][t] =
-        used ? step_of(p, block.chunk.sequence.row, block.chunk.token() + t, block.first + lane).dt
-             : 0.0f;
+  const RawSteps<S> raw(p, block.chunk, warp, block.first + lane, lane < block.count);
+#pragma unroll
+  for (int i = 0; i < RawSteps<S>::kCount; ++i) {
+    const int t = warp + i * kStepsWarps;
+    const float step = device::softplus_accurate(raw.values[i]);
+    const float limited = step < p.dt_min ? p.dt_min : step > p.dt_max ? p.dt_max : step;
+    dt[lane][t] = t < block.chunk.tokens && lane < block.count ? limited : 0.0f;
   }
   __syncthreads();
   for (int h = warp; h < block.count; h += kStepsWarps) {
@@ -129,32 +146,40 @@ template <class S>
 __global__ void __launch_bounds__(kStepsThreads)
     backward_step_gradients_kernel(const __grid_constant__ BackwardParams p,
                                    const __grid_constant__ CudaBackwardPlan plan) {
-  __shared__ float sums[kStepHeads][S::kChunk + 1];
+  __shared__ float sums[kStepHeads][S::kTokens + 1];
   __shared__ float totals[kStepsWarps][kStepHeads];
   const StepBlock block(p, p.sequences, plan.chunks);
   const int lane = threadIdx.x % device::kWarp, warp = threadIdx.x / device::kWarp;
   const int64_t at = block.chunk.place * p.heads + block.first;
+  const RawSteps<S> raw(p, block.chunk, warp, block.first + lane, lane < block.count);
+  const int64_t part_size = plan.chunks.count * p.heads * S::kTokens;
   for (int h = warp; h < block.count; h += kStepsWarps) {
-    for (int t = lane; t < block.chunk.tokens; t += device::kWarp) {
-      const float* from = plan.step_sums + (at + h) * S::kChunk + t;
+#pragma unroll
+    for (int t = lane; t < S::kTokens; t += device::kWarp) {
+      const float* from = plan.step_sums + (at + h) * S::kTokens + t;
       float sum = 0.0f;
-      for (int64_t slice = 0; slice < plan.slices; ++slice) {
-        sum += *from;
-        from += plan.chunks.count * p.heads * S::kChunk;
-      }
+      for (int64_t part = 0; part < 2 * plan.slices; ++part, from += part_size) sum += *from;
       sums[h][t] = sum;
     }
   }
   __syncthreads();
+  const bool limits = p.dt_min > 0.0f || p.dt_max <= FLT_MAX;
   float total = 0.0f;
-#pragma unroll 4
-  for (int t = warp; t < block.chunk.tokens; t += kStepsWarps) {
-    if (lane >= block.count) continue;
-    const int64_t row = block.chunk.sequence.row, token = block.chunk.token() + t;
-    const int64_t head = block.first + lane;
-    const float slope = step_of(p, row, token, head).slope;
+#pragma unroll
+  for (int i = 0; i < RawSteps<S>::kCount; ++i) {
+    const int t = warp + i * kStepsWarps;
+    if (t >= block.chunk.tokens || lane >= block.count) continue;
+    float slope = device::sigmoid(raw.values[i]);
+    if (limits) {
+      const float step = device::softplus_accurate(raw.values[i]);
+      if (step < p.dt_min || step > p.dt_max) slope = 0.0f;
+    }
     const float ddt = slope == 0.0f ? 0.0f : sums[lane][t] * slope;
-    if (p.ddt) device::store_any(p.ddt, p.ddt.offset(row, token, head), ddt);
+    if (p.ddt) {
+      const int64_t offset =
+          p.ddt.offset(block.chunk.sequence.row, block.chunk.token() + t, block.first + lane);
+      device::store_any(p.ddt, offset, ddt);
+    }
     total += ddt;
   }
   totals[warp][lane] = total;

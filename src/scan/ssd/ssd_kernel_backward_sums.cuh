@@ -1,5 +1,5 @@
-// A tile of ssd's backward: how its warps share the products, what lies in shared memory, and the gradients of dt and A
-// from sums over its tokens.
+// What the two kernels of ssd's backward that make gradients share: sums over a unit's tokens by which those of dt and
+// A are found. Token i's exponent dt A is part of the decays between all tokens s < i and t >= i.
 #pragma once
 
 #include "scan/ssd/ssd_kernel_backward.cuh"
@@ -7,195 +7,197 @@
 namespace hax::ssd {
 
 HAX_EVERYWHERE constexpr int at_most(int a, int b) { return a < b ? a : b; }
-
-template <class S>
-struct TileGrids {
-  static constexpr int kWarps = S::kTileWarps, kDown = S::kTokens / 16;
-  template <int kColumns>
-  using Tokens =
-      device::WarpGrid<S::kTokens, kColumns, at_most(kWarps / kDown, kColumns / 16), kDown>;
-  using Mix = Tokens<S::kTokens>;  // tokens x tokens
-  using Width = Tokens<S::kWidth>;
-  // Tokens x states: half of the warps have dC, the others dB.
-  static constexpr int kStatesDown = S::kStates < 128 ? kDown : kWarps / 8;
-  using States = device::WarpGrid<S::kTokens, S::kStates, kWarps / 2 / kStatesDown, kStatesDown>;
-  // Width x states.
-  static constexpr int kStateDown = S::kWidth >= 64 ? kWarps / 4 : 1;
-  using State = device::WarpGrid<S::kWidth, S::kStates,
-                                 at_most(kWarps / kStateDown, S::kStates / 16), kStateDown>;
-
-  // Where all 16 warps have a block of mix, those above the diagonal have nothing to do with it and do other jobs. The
-  // blocks are rotated so that all four schedulers have some below.
-  static constexpr bool kSpare = Mix::kWarps == 16;
-  static __device__ int mix_column(int warp) {
-    if constexpr (!kSpare) return Mix::column(warp);
-    const int shift = 0x1c >> (warp / 4 * 2) & 3;
-    return (warp + shift) % 4 * Mix::kColumns;
-  }
-  // Warps 1, 2, 3, 4, 7 and 10 are spare.
-  static constexpr int kFetchWarps = kSpare ? 4 : kWarps, kStoreWarps = kSpare ? 1 : kWarps;
-  static constexpr int kStepWarp = 1;
-  // Number of a warp among those that fetch, or -1; the same for those that store.
-  static __device__ int fetch_warp(int warp) {
-    if constexpr (!kSpare) return warp;
-    return warp >= 2 && warp <= 4 ? warp - 2 : warp == 7 ? 3 : -1;
-  }
-  static __device__ int store_warp(int warp) {
-    if constexpr (!kSpare) return warp;
-    return warp == 10 ? 0 : -1;
-  }
-};
-
-// Of one unit's tokens.
-template <class S>
-struct TileWeights {
-  typename S::T other[S::kTokens];  // the other tile's, in the state
-  device::Weight<typename S::T> from_start[S::kTokens], to_end[S::kTokens];  // the latter with dt
-  float from_start_fp32[S::kTokens], to_end_fp32[S::kTokens];                // without dt
-  float dt[S::kTokens];
-  float D[S::kWidth];
-  float over_other, over_tile;  // decays
-};
-
-// What pairs of one unit's tokens contribute to y . g, by the warps that have the parts.
-template <class S>
-struct TileSums {
-  using G = TileGrids<S>;
-  float row[G::Mix::kAcross][S::kTokens];        // with earlier tokens
-  float column[G::Mix::kDown][S::kTokens];       // with later ones, without dt
-  float own[S::kTokens];                         // with itself, without dt
-  float from_h[G::States::kAcross][S::kTokens];  // with the state before, all units so far: C . dC
-  float from_dh[G::Width::kAcross][S::kTokens];  // with the state behind, without dt
-  float through[S::kTileWarps];                  // of the state before with the one behind
-  float skip[G::Width::kDown][S::kWidth];        // x . g
-  float pairs[S::kExact ? S::kTokens * (S::kTokens + 1) : 1];
-};
-
-template <class S>
-struct TileShared {
-  using T = typename S::T;
-  static constexpr int kStepRows = S::kExact ? 3 : 2;
-  struct Stage {
-    T x[S::kTokens * S::kWidthRow], g[S::kTokens * S::kWidthRow];
-    T other[S::kTokens * S::kWidthRow];  // x or g of the other tile
-    T h[S::kWidth * S::kStateRow], dh[S::kWidth * S::kStateRow];
-  } stages[S::kStages];
-  T B[S::kTokens * S::kStateRow], C[S::kTokens * S::kStateRow];
-  T other[S::kTokens * S::kStateRow];  // B or C of the other tile
-  T mix[S::kTokens * S::kTokenRow];
-  T dx[S::kTokens * S::kWidthRow], dz[S::kTokens * S::kWidthRow];
-  float steps[3][kStepRows * S::kChunk];  // dt; cumulated exponents, their rest
-  TileWeights<S> weights[2];
-  TileSums<S> sums[2];
-  float from_h_before[S::kTokens];
-};
+HAX_EVERYWHERE constexpr int at_least(int a, int b) { return a > b ? a : b; }
 
 // The neighbours of a fragment.
 template <class T>
 __device__ void load_pair(float (&to)[2], const T* from) {
-  device::Packed<T, 2> packed = *reinterpret_cast<const device::Packed<T, 2>*>(from);
+  const auto packed = *reinterpret_cast<const device::Packed<T, 2>*>(from);
   device::unpack(to, packed);
 }
 
-// Sums over the lanes that have the same columns of a fragment.
+// Sums over the eight lanes that have the same columns of a fragment, Count of them, at most 8. A lane has in values[0]
+// that of the column whose number is returned; the first 4 Count lanes have different ones.
 template <int Count>
-__device__ void sum_over_rows(float (&values)[Count]) {
+__device__ int sum_over_rows(float (&values)[Count], int lane) {
+  static_assert(Count == 4 || Count == 8);
+  int column = 0;
 #pragma unroll
-  for (int i = 0; i < Count; ++i) {
+  for (int step = 0; step < 3; ++step) {
+    const int distance = 4 << step, half = Count >> (step + 1);
+    if (half == 0) {
+      values[0] += __shfl_xor_sync(0xffffffffu, values[0], distance);
+      continue;
+    }
+    const bool upper = lane & distance;
+    if (upper) column += half;
 #pragma unroll
-    for (int distance = 4; distance < device::kWarp; distance *= 2) {
-      values[i] += __shfl_xor_sync(0xffffffffu, values[i], distance);
+    for (int i = 0; i < half; ++i) {
+      const float give = upper ? values[i] : values[i + half];
+      const float keep = upper ? values[i + half] : values[i];
+      values[i] = keep + __shfl_xor_sync(0xffffffffu, give, distance);
     }
   }
+  return column;
 }
 
-// By one warp: to[t] = gradient of dt; returns dA. Token i's exponent dt A is part of the decays between all s < i and
-// t >= i. from_h_before: sums.from_h of the units before this one, which it is added to.
+// Tokens of a chunk as a lane of the warp that handles their sums has them.
 template <class S>
-__device__ float gradients_of_steps(TileSums<S>& sums, const float* dts, float* from_h_before,
-                                    float A, float* to, int lane) {
-  using G = TileGrids<S>;
-  constexpr int Q = S::kTokens, K = Q > device::kWarp ? Q / device::kWarp : 1;
-  const bool used = lane * K < Q;
-  float through = lane < S::kTileWarps ? sums.through[lane] : 0.0f;
-  through = device::warp_sum(through);
-  float between = 0.0f;
-  if constexpr (S::kExact) {
-    static_assert(K == 1);
-    // No difference of sums: pairs[t][s] becomes its sum over later t.
-    float carried = 0.0f;
-    for (int t = Q - 1; t > lane && used; --t) {
-      carried += sums.pairs[t * (Q + 1) + lane];
-      sums.pairs[t * (Q + 1) + lane] = carried;
-    }
-    __syncwarp();
-    for (int s = 0; s < lane && used; ++s) between += sums.pairs[lane * (Q + 1) + s];
-  }
-  float later[K], earlier[K], dt[K], direct[K];
+struct LaneTokens {
+  static constexpr int kCount = S::kTokens / device::kWarp;
+  static_assert(kCount * device::kWarp == S::kTokens);
+};
+
+// Makes of values their sums over this and all later tokens of the chunk.
+template <int Count>
+__device__ void sum_later(float (&values)[Count], int lane) {
+  float all = 0.0f;
 #pragma unroll
-  for (int i = 0; i < K; ++i) {
-    const int t = used ? lane * K + i : 0;
-    float row = 0.0f, column = 0.0f, from_h = 0.0f, from_dh = 0.0f;
-#pragma unroll
-    for (int j = 0; j < G::Mix::kAcross; ++j) {
-      if (j * G::Mix::kColumns <= t) row += sums.row[j][t];
-    }
-#pragma unroll
-    for (int j = 0; j < G::Mix::kDown; ++j) {
-      if (t / G::Mix::kColumns * G::Mix::kColumns <= 16 * j) column += sums.column[j][t];
-    }
-#pragma unroll
-    for (int j = 0; j < G::States::kAcross; ++j) from_h += sums.from_h[j][t];
-#pragma unroll
-    for (int j = 0; j < G::Width::kAcross; ++j) from_dh += sums.from_dh[j][t];
-    const float through_h = from_h - from_h_before[t];
-    __syncwarp();
-    if (used) from_h_before[t] = from_h;
-    dt[i] = used ? dts[t] : 0.0f;
-    direct[i] = column + sums.own[t] + from_dh;
-    later[i] = used ? through_h + (S::kExact ? 0.0f : row - dt[i] * column) : 0.0f;
-    earlier[i] = used ? dt[i] * from_dh : 0.0f;
-  }
-  float all_later = 0.0f, all_earlier = 0.0f;
-#pragma unroll
-  for (int i = 0; i < K; ++i) {
-    all_later += later[i];
-    all_earlier += earlier[i];
-  }
-  float after = all_later, before = all_earlier;  // of lanes from this one on; up to it
+  for (int i = 0; i < Count; ++i) all += values[i];
+  float after = all;
 #pragma unroll
   for (int distance = 1; distance < device::kWarp; distance *= 2) {
     const float next = __shfl_down_sync(0xffffffffu, after, distance);
-    const float last = __shfl_up_sync(0xffffffffu, before, distance);
     if (lane + distance < device::kWarp) after += next;
-    if (lane >= distance) before += last;
   }
-  before -= all_earlier;
-  float dA = 0.0f;
+  after = __shfl_down_sync(0xffffffffu, after, 1);
+  if (lane == device::kWarp - 1) after = 0.0f;
 #pragma unroll
-  for (int i = 0; i < K; ++i) {
-    const float dexponent = after + before + between + through;
-    if (used) to[lane * K + i] = A * dexponent + direct[i];
-    dA += dexponent * dt[i];
-    after -= later[i];
-    before += earlier[i];
-  }
-  return device::warp_sum(dA);
+  for (int i = Count - 1; i >= 0; --i) values[i] = after += values[i];
 }
 
-// By one warp: what a tile adds to a unit's columns of dD, or their sum.
-template <class S>
-__device__ void store_skip_gradient(const TileSums<S>& sums, float* to, bool columns, int lane) {
-  float total = 0.0f;
-  for (int p = lane; p < S::kWidth; p += device::kWarp) {
-    float sum = 0.0f;
+// Makes of values their sums over all earlier tokens, without this one.
+template <int Count>
+__device__ void sum_earlier(float (&values)[Count], int lane) {
+  float all = 0.0f;
 #pragma unroll
-    for (int j = 0; j < TileGrids<S>::Width::kDown; ++j) sum += sums.skip[j][p];
-    if (columns) to[p] = sum;
-    total += sum;
+  for (int i = 0; i < Count; ++i) all += values[i];
+  float before = all;
+#pragma unroll
+  for (int distance = 1; distance < device::kWarp; distance *= 2) {
+    const float last = __shfl_up_sync(0xffffffffu, before, distance);
+    if (lane >= distance) before += last;
   }
-  total = device::warp_sum(total);
-  if (!columns && lane == 0) *to = total;
+  before = __shfl_up_sync(0xffffffffu, before, 1);
+  if (lane == 0) before = 0.0f;
+#pragma unroll
+  for (int i = 0; i < Count; ++i) {
+    const float value = values[i];
+    values[i] = before;
+    before += value;
+  }
 }
+
+// A unit's dt and exponents, and its head's row of CudaBackwardPlan::decays.
+template <class S>
+struct StepRows {
+  static constexpr int kCount = (S::kExact ? 3 : 2) * S::kTokens;
+  float values[kCount];
+  float head[4];
+  __device__ float A() const { return head[2]; }
+  __device__ float D() const { return head[3]; }
+};
+
+template <class S>
+__device__ void fetch_steps(Team<device::kWarp> team, StepRows<S>& to, const CudaBackwardPlan& plan,
+                            int64_t at) {
+  fetch_bytes(team, to.values, plan.steps + at * 3 * S::kTokens, sizeof(to.values));
+  fetch_bytes(team, to.head, plan.decays + at * 4, sizeof(to.head));
+}
+
+// Leaves a part of the gradients of dt and A: dexponent of each token's dt A, direct of its dt elsewhere.
+template <class S>
+__device__ void store_step_gradients(const BackwardParams& p, const CudaBackwardPlan& plan,
+                                     int part, int64_t place, const Unit& unit,
+                                     const float (&dexponent)[LaneTokens<S>::kCount],
+                                     const float (&direct)[LaneTokens<S>::kCount],
+                                     const StepRows<S>& steps, int lane) {
+  constexpr int K = LaneTokens<S>::kCount;
+  const int64_t row = part * plan.slices + unit.slice(S::kWidth);
+  float* const to =
+      plan.step_sums + ((row * plan.chunks.count + place) * p.heads + unit.head) * S::kTokens;
+  float sums[K], dA = 0.0f;
+#pragma unroll
+  for (int i = 0; i < K; ++i) {
+    sums[i] = steps.A() * dexponent[i] + direct[i];
+    dA += dexponent[i] * steps.values[lane * K + i];
+  }
+  device::store_packed<float, K>(to + lane * K, sums);
+  dA = device::warp_sum(dA);
+  const int64_t units = plan.units(p.heads);
+  if (lane == 0) plan.dA[(part * plan.chunks.count + place) * units + unit.index] = dA;
+}
+
+// Exponent from the chunk's start to behind token t, less that to behind token s; s = -1: the start. steps: as in
+// CudaBackwardPlan.
+template <class S>
+__device__ float exponent(const float* steps, int t, int s) {
+  const float* const high = steps + S::kTokens;
+  float difference = high[t] - (s < 0 ? 0.0f : high[s]);
+  if constexpr (S::kExact) {
+    const float* const low = high + S::kTokens;
+    difference += low[t] - (s < 0 ? 0.0f : low[s]);
+  }
+  return difference;
+}
+
+// Rows of B, C and the like of a chunk.
+template <class S, int kThreads>
+__device__ void fetch_group_rows(Team<kThreads> team, typename S::T* to, const Tensor& from,
+                                 bool vectors, const ChunkAt& chunk, int64_t group, int states) {
+  fetch<S::kTokens, S::kStates, S::kStateRow>(
+      team, to,
+      token_rows<typename S::T>(from, vectors, chunk.sequence.row, chunk.token(), chunk.tokens,
+                                group, 0, states));
+}
+
+// A chunk's part of dB (which = 0) or dC (1): to its place among the shares or, where there is one, to the tensor.
+template <class S, class Grid>
+__device__ void store_group_gradient(typename Grid::Tile& tile, const BackwardParams& p,
+                                     const CudaBackwardPlan& plan, const ChunkAt& chunk,
+                                     int64_t group, int64_t share, int which, int warp) {
+  using T = typename S::T;
+  const Tensor& to = which ? p.dC : p.dB;
+  if (!to || warp >= Grid::kWarps) return;
+  const int64_t row = chunk.sequence.row;
+  tile.for_each([&](float value, int t, int n) {
+    t += Grid::row(warp);
+    n += Grid::column(warp);
+    if (t >= chunk.tokens || n >= p.states) return;
+    const int64_t token = chunk.token() + t;
+    if (plan.gradients) {
+      const int64_t place = ((share * p.batch + row) * p.length + token) * p.groups + group;
+      plan.gradients[(place * 2 + which) * p.states + n] = value;
+    } else {
+      *to.at<T>(row, token, group, n) = device::from_float<T>(value);
+    }
+  });
+}
+
+// The units of a block, and its chunk. A block for every (chunk, group, share), shares fastest.
+template <class S>
+struct GradientBlock {
+  ChunkAt chunk;
+  int64_t group, share, first, last;
+  __device__ GradientBlock(const BackwardParams& p, const CudaBackwardPlan& plan)
+      : chunk(p.sequences, plan.chunks, blockIdx.x / plan.shares / p.groups),
+        group(blockIdx.x / plan.shares % p.groups),
+        share(blockIdx.x % plan.shares) {
+    const int64_t members = plan.units(p.heads) / p.groups;
+    first = group * members + members * share / plan.shares;
+    last = group * members + members * (share + 1) / plan.shares;
+  }
+  // Where the block has units' sums in a matrix (chunks, units, columns) of the workspace.
+  __device__ void clear(float* to, int64_t units, int64_t columns) const {
+    const int64_t end = (chunk.place * units + last) * columns;
+    for (int64_t i = (chunk.place * units + first) * columns + threadIdx.x; i < end;
+         i += blockDim.x) {
+      to[i] = 0.0f;
+    }
+  }
+  __device__ int64_t dscores_offset(const CudaBackwardPlan& plan, int64_t groups) const {
+    return ((share * plan.chunks.count + chunk.place) * groups + group) * S::kTokens * S::kTokens;
+  }
+};
 
 }  // namespace hax::ssd

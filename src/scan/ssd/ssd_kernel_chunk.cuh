@@ -32,34 +32,39 @@ struct Panel {
 template <int N>
 inline constexpr int kStateGroups = N < 64 ? N / 8 : 8;  // of a panel of B or C
 
-// Copies `columns` of the tokens' rows into panels; zeros beyond the tokens and columns.
+// Copies `columns` of the tokens' rows into panels of 2^shift groups in all; zeros beyond the tokens and columns.
 template <class T>
-__device__ void load_tile(uint32_t tile, Panel panel, int all_groups, const T* from, int64_t stride,
+__device__ void load_tile(uint32_t tile, Panel panel, int shift, const T* from, int64_t stride,
                           int64_t column_stride, int columns, int tokens, bool vectors) {
-  const int shift = __ffs(all_groups) - 1;
-#pragma unroll 1
-  for (int i = threadIdx.x; i < kChunk * all_groups; i += blockDim.x) {
-    const int row = i >> shift, group = i & (all_groups - 1);
-    const uint32_t to =
-        tile + group / panel.groups * panel.bytes() + panel.at(row, group & (panel.groups - 1));
-    const T* source = from + row * stride + group * 8 * column_stride;
-    if (vectors) {
-      device::copy_async_16(to, source, row < tokens && group * 8 < columns);
-      continue;
+  const int group = threadIdx.x & ((1 << shift) - 1), step = blockDim.x >> shift;
+  const int own = group & (panel.groups - 1), valid = columns - group * 8;
+  int row = threadIdx.x >> shift;
+  const T* source = from + row * stride + group * 8 * column_stride;
+  const int64_t source_step = step * stride;
+  tile += (group - own) * kChunk * 16;
+  if (vectors) {
+#pragma unroll 2
+    for (; row < kChunk; row += step, source += source_step) {
+      device::copy_async_16(tile + panel.at(row, own), source, row < tokens && valid > 0);
     }
-    T* const elements = static_cast<T*>(device::shared_pointer(to));
-    const int valid = row < tokens ? columns - group * 8 : 0;
+    return;
+  }
 #pragma unroll 1
-    for (int e = 0; e < 8; ++e, source += column_stride) elements[e] = e < valid ? *source : T{};
+  for (; row < kChunk; row += step, source += source_step) {
+    T* const elements = static_cast<T*>(device::shared_pointer(tile + panel.at(row, own)));
+#pragma unroll 1
+    for (int e = 0; e < 8; ++e) {
+      elements[e] = row < tokens && e < valid ? source[e * column_stride] : T{};
+    }
   }
 }
 
 // How a unit's state decays over a chunk. Exponents are base 2 and sums of dt A <= 0 of one direction, so they neither
 // cancel nor overflow, but for pairs inside a sub-block of 16 tokens.
-struct Decays {
+struct alignas(16) Decays {
   float dt[kChunk];
   float within[kChunk];      // exponent from the sub-block's start up to and with t
-  float left[kChunk];        // exponent from behind t to the sub-block's end
+  float to_end[kChunk];      // dt_t times the decay from behind t to the sub-block's end
   float from_start[kChunk];  // decay from the chunk's start up to and with t
   float weight[kChunk];      // dt_t times the decay from behind t to the chunk's end
   float block[kBlocks];      // exponent of a sub-block
@@ -125,7 +130,7 @@ __device__ inline void make_decays(Decays& to, const Inputs& in, const RawSteps&
     const int t = 2 * lane + i;
     to.dt[t] = dt[i];
     to.within[t] = within[i];
-    to.left[t] = left[i];
+    to.to_end[t] = dt[i] * device::exp2_approx(left[i]);
     to.from_start[t] = device::exp2_approx(start + within[i]);
     to.weight[t] = dt[i] * device::exp2_approx(left[i] + end);
   }

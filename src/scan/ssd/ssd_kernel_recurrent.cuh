@@ -52,7 +52,7 @@ __device__ void load_tile(RecurrentShared<S>& shared, const ForwardParams& p,
     const int t = i / kRecurrentColumns, column = i % kRecurrentColumns;
     float x = 0.0f;
     if (column / kWarpRows < block.count) {
-      const RowUnit unit(p, block.first + column / kWarpRows);
+      const RowUnit unit(p, static_cast<unsigned>(block.first + column / kWarpRows));
       const int64_t row_p = unit.first_row + column % kWarpRows;
       if (row_p < p.width) x = *p.x.at<float>(row, token + t, unit.head, row_p);
     }
@@ -61,7 +61,7 @@ __device__ void load_tile(RecurrentShared<S>& shared, const ForwardParams& p,
   static_assert(kRecurrentTile * kRecurrentUnits == kRecurrentThreads);
   const int t = threadIdx.x / kRecurrentUnits, i = threadIdx.x % kRecurrentUnits;
   if (t < tokens && i < block.count) {
-    const RowUnit unit(p, block.first + i);
+    const RowUnit unit(p, static_cast<unsigned>(block.first + i));
     const float bias = p.dt_bias ? *p.dt_bias.at<float>(unit.head) : 0.0f;
     const float raw = *p.dt.at<float>(row, token + t, unit.head) + bias;
     shared.steps[t][i] = token_step(p, raw, *p.A.at<float>(unit.head) * device::kLog2E);
@@ -74,7 +74,7 @@ __device__ void store_tile(const RecurrentShared<S>& shared, const ForwardParams
   for (int i = threadIdx.x; i < tokens * kRecurrentColumns; i += kRecurrentThreads) {
     const int t = i / kRecurrentColumns, column = i % kRecurrentColumns;
     if (column / kWarpRows >= block.count) continue;
-    const RowUnit unit(p, block.first + column / kWarpRows);
+    const RowUnit unit(p, static_cast<unsigned>(block.first + column / kWarpRows));
     const int64_t row_p = unit.first_row + column % kWarpRows;
     if (row_p >= p.width) continue;
     float y = shared.y[t][column];
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kRecurrentThreads, 2)
   const Sequences::Range range = p.sequences.range(s);
   const int warp = threadIdx.x / device::kWarp;
   const bool busy = warp < block.count;
-  const RowUnit unit(p, block.first + (busy ? warp : 0));
+  const RowUnit unit(p, static_cast<unsigned>(block.first + (busy ? warp : 0)));
   StateRows<S> rows;
   rows.template load<false>(p.initial_state, p.initial_state.offset(s, unit.head), p, unit);
   const int column = warp * kWarpRows + rows.first;

@@ -21,14 +21,15 @@ struct RowShape {
 
 // 8 rows of one head.
 struct RowUnit {
-  int64_t head, group;
-  int64_t first_row;
+  int head, group;
+  int first_row;
 
-  __device__ RowUnit(const Inputs& in, int64_t index) {
-    const int64_t units = (in.width + kWarpRows - 1) / kWarpRows;
-    head = index / units;
-    group = head / (in.heads / in.groups);
-    first_row = index % units * kWarpRows;
+  __device__ RowUnit(const Inputs& in, unsigned index) {
+    const unsigned units = (static_cast<unsigned>(in.width) + kWarpRows - 1) / kWarpRows;
+    head = static_cast<int>(index / units);
+    group =
+        static_cast<int>(static_cast<unsigned>(head) / static_cast<unsigned>(in.heads / in.groups));
+    first_row = static_cast<int>(index % units) * kWarpRows;
   }
 };
 
@@ -131,11 +132,11 @@ struct StateRows {
     int64_t row_at = offset + (unit.first_row + first) * row_stride + part * S::kStates * stride;
 #pragma unroll
     for (int i = 0; i < S::kRows; ++i) {
-      const int64_t row = unit.first_row + first + i;
+      const int row = unit.first_row + first + i;
       int64_t at = row_at;
 #pragma unroll
       for (int k = 0; k < S::kStates; ++k) {
-        const int64_t n = part * S::kStates + k;
+        const int n = part * S::kStates + k;
         f(h[i][k], row < in.width && n < in.states, at);
         at += stride;
       }
@@ -143,48 +144,42 @@ struct StateRows {
     }
   }
 
+  // Calls f(V of the lane's states, whether the tensor has them, where) for every access.
+  template <class T, class F>
+  __device__ void each_vector(const Tensor& states, int64_t offset, const Inputs& in,
+                              const RowUnit& unit, F&& f) {
+    constexpr int V = kVector<T>;
+    const int row = unit.first_row + first, n = part * S::kStates;
+    const int64_t row_stride = states.stride[states.ndim - 2];
+    T* at = static_cast<T*>(states.data) + offset + row * row_stride + n;
+    const int rows = static_cast<int>(in.width) - row, left = static_cast<int>(in.states) - n;
+#pragma unroll
+    for (int i = 0; i < S::kRows; ++i) {
+#pragma unroll
+      for (int k = 0; k < S::kStates; k += V) {
+        f(reinterpret_cast<float(&)[V]>(h[i][k]), i < rows && k < left, at + k);
+      }
+      at += row_stride;
+    }
+  }
+
   template <class T>
   __device__ void load_vectors(const Tensor& states, int64_t offset, const Inputs& in,
                                const RowUnit& unit) {
-    constexpr int V = kVector<T>;
-    const T* const from = static_cast<const T*>(states.data) + offset;
-    const int64_t row_stride = states.stride[states.ndim - 2];
-#pragma unroll
-    for (int i = 0; i < S::kRows; ++i) {
-      const int64_t row = unit.first_row + first + i;
-#pragma unroll
-      for (int k = 0; k < S::kStates; k += V) {
-        const int64_t n = part * S::kStates + k;
-        float values[V] = {};
-        if (row < in.width && n < in.states) {
-          device::unpack(values, device::load_mutable<T, V>(from + row * row_stride + n));
-        }
-#pragma unroll
-        for (int v = 0; v < V; ++v) h[i][k + v] = values[v];
-      }
-    }
+    each_vector<T>(states, offset, in, unit, [](auto& values, bool valid, const T* from) {
+      constexpr int V = kVector<T>;
+      device::Packed<T, V> packed = {};
+      if (valid) packed = device::load_mutable<T, V>(from);
+      device::unpack(values, packed);
+    });
   }
 
   template <class T>
   __device__ void store_vectors(const Tensor& states, int64_t offset, const Inputs& in,
                                 const RowUnit& unit) {
-    constexpr int V = kVector<T>;
-    T* const to = static_cast<T*>(states.data) + offset;
-    const int64_t row_stride = states.stride[states.ndim - 2];
-#pragma unroll
-    for (int i = 0; i < S::kRows; ++i) {
-      const int64_t row = unit.first_row + first + i;
-#pragma unroll
-      for (int k = 0; k < S::kStates; k += V) {
-        const int64_t n = part * S::kStates + k;
-        float values[V];
-#pragma unroll
-        for (int v = 0; v < V; ++v) values[v] = h[i][k + v];
-        if (row < in.width && n < in.states) {
-          device::store_packed<T>(to + row * row_stride + n, values);
-        }
-      }
-    }
+    each_vector<T>(states, offset, in, unit, [](auto& values, bool valid, T* to) {
+      if (valid) device::store_packed<T>(to, values);
+    });
   }
 };
 

@@ -51,17 +51,16 @@ void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* str
 
 void cuda_step(const StepParams& p, void* stream) {
   const device::Launcher launch(p.device, stream, Step::name);
-  const int64_t units = row_units(p);
-  constexpr int64_t kUnits = kStepThreads / device::kWarp;
+  const auto units = static_cast<unsigned>(row_units(p));
+  const unsigned blocks = (units + kStepUnits - 1) / kStepUnits;  // of a sequence
   dispatch_float(p.x.type, [&](auto type) {
     dispatch_rows(p.states, [&](auto tag) {
       using T = typename decltype(type)::type;
       using S = typename decltype(tag)::type;
-      const int64_t blocks = ceil_div(p.batch * units, kUnits);
       const bool vectors = moves_in_vectors<S::kStates>(p.state) &&
                            moves_in_vectors<S::kStates>(p.B) && moves_in_vectors<S::kStates>(p.C);
-      launch(vectors ? step_kernel<T, S, true> : step_kernel<T, S, false>, blocks, kStepThreads, 0,
-             p, units);
+      launch(vectors ? step_kernel<T, S, true> : step_kernel<T, S, false>, p.batch * blocks,
+             kStepThreads, 0, p, units, blocks);
     });
   });
 }

@@ -8,6 +8,7 @@ int64_t cuda_shared_limit(hax_device device) {
 }
 
 void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* stream) {
+  if (p.dz) cuda_forward(forward_without_gate(p, plan.y), plan.forward, stream);
   const device::Launcher launch(p.device, stream, Backward::name);
   switch (p.x.type) {
     case Type::bf16: backward_bf16(launch, p, plan); break;

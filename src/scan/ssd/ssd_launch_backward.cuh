@@ -3,10 +3,12 @@
 
 #include "core/integer.hpp"
 #include "device/launch.cuh"
+#include "scan/ssd/ssd_kernel_backward_gate.cuh"
+#include "scan/ssd/ssd_kernel_backward_inputs.cuh"
+#include "scan/ssd/ssd_kernel_backward_outputs.cuh"
 #include "scan/ssd/ssd_kernel_backward_shares.cuh"
 #include "scan/ssd/ssd_kernel_backward_states.cuh"
 #include "scan/ssd/ssd_kernel_backward_steps.cuh"
-#include "scan/ssd/ssd_kernel_backward_tile.cuh"
 
 namespace hax::ssd {
 
@@ -14,26 +16,40 @@ template <class S>
 void launch_backward(const device::Launcher& launch, const BackwardParams& p,
                      const CudaBackwardPlan& plan) {
   using T = typename S::T;
-  static_assert(sizeof(WalkShared<S>) <= 99 * 1024);
-  static_assert(sizeof(TileShared<S>) <= (S::kTileWarps == 16 ? 224 : 99) * 1024);
-  constexpr int V = device::kVectorElements<T>;
-  const auto vectors = [](const Tensor& tensor) { return device::moves_in_vectors<V>(tensor); };
-  const BackwardAccess access = {vectors(p.x),  vectors(p.dy), vectors(p.dx),
-                                 vectors(p.dz), vectors(p.B),  vectors(p.C)};
+  constexpr size_t kSmall = 99 * 1024;
+  static_assert(sizeof(WalkShared<S>) <= kSmall);
+  static_assert(sizeof(InputShared<S>) <= (S::kTokens > 64 ? 224 * 1024 : kSmall));
+  static_assert(sizeof(OutputShared<S>) <= (S::kTokens > 64 ? 113 * 1024 : kSmall));
+  const auto vectors = [](const Tensor& tensor) {
+    return device::moves_in_vectors<device::kVectorElements<T>>(tensor);
+  };
+  const BackwardAccess access = {vectors(p.x), vectors(plan.g), vectors(p.dx), vectors(p.B),
+                                 vectors(p.C)};
   const int64_t step_blocks = plan.chunks.count * ceil_div(p.heads, kStepHeads);
+  const int64_t blocks = plan.chunks.count * p.groups * plan.shares;
+  const int64_t elements = p.batch * p.length * p.heads * p.width;
+  if (p.z) {
+    launch(backward_gate_kernel<T>, ceil_div(elements, kGateThreads), kGateThreads, 0, p, plan);
+  }
   launch(backward_steps_kernel<S>, step_blocks, kStepsThreads, 0, p, plan);
   launch(backward_states_kernel<S>, 2 * p.sequences.count() * plan.units(p.heads),
          (S::kWalkWarps + 1) * device::kWarp, sizeof(WalkShared<S>), p, plan, access);
-  if (p.heads == 0) return;
-  launch(backward_tile_kernel<S>, plan.tiles() * p.groups * plan.shares,
-         S::kTileWarps * device::kWarp, sizeof(TileShared<S>), p, plan, access);
-  if (plan.gradients) {
-    launch(backward_sum_shares_kernel<T>,
-           ceil_div(p.batch * p.length * p.groups * p.states, kShareThreads), kShareThreads, 0, p,
-           plan);
+  if (p.heads > 0) {
+    launch(backward_inputs_kernel<S>, blocks, kInputThreads<S>, sizeof(InputShared<S>), p, plan,
+           access);
+    launch(backward_outputs_kernel<S>, blocks, kOutputThreads<S>, sizeof(OutputShared<S>), p, plan,
+           access);
+  }
+  if (plan.shares != 1 && (p.dB || p.dC)) {
+    launch(backward_sum_shares_kernel<T>, ceil_div(p.batch * p.length * p.groups, kShareRows),
+           kShareRows * device::kWarp, 0, p, plan);
   }
   if (p.ddt || p.ddt_bias) {
     launch(backward_step_gradients_kernel<S>, step_blocks, kStepsThreads, 0, p, plan);
+  }
+  if (p.dz) {
+    launch(backward_gate_gradient_kernel<T>, ceil_div(elements, kGateThreads), kGateThreads, 0, p,
+           plan);
   }
 }
 
@@ -44,7 +60,7 @@ void dispatch_backward(const device::Launcher& launch, const BackwardParams& p,
   if constexpr (i < std::size(kShapes)) {
     constexpr CudaBackwardShape s = kShapes[i];
     if (plan.shape == s) {
-      launch_backward<BackwardShape<T, s.tokens, s.states, s.width, s.stages>>(launch, p, plan);
+      launch_backward<BackwardShape<T, s.tokens, s.states, s.width>>(launch, p, plan);
     } else {
       dispatch_backward<T, kShapes, i + 1>(launch, p, plan);
     }

@@ -20,21 +20,22 @@ void launch_chunks(const device::Launcher& launch, const ForwardParams& p,
   // A state that leaves the kernel in more bits than T has is made of two products.
   const auto wide = [&](const Tensor& states) { return states && states.type != p.x.type; };
   const bool split = wide(p.final_state) || wide(p.checkpoints.states);
-  const auto stages = [&](bool output) {
-    return forward_memory(N, 2, plan.units, plan.warps, output) <= launch.shared_memory() ? 2 : 1;
+  const auto run = [&](auto kernel, int64_t count, bool output) {
+    const auto memory = [&](Stages stages) {
+      return forward_memory(N, stages, plan.units, plan.warps, output);
+    };
+    Stages stages{output ? 3 : 2};
+    while (stages.states > 1 && plan.residents * memory(stages) > launch.shared_memory()) {
+      --stages.states;
+    }
+    launch(kernel, count, threads, memory(stages), p, plan, access, stages, split, blocks);
   };
   if (plan.ready) {
     clear_flags(launch, plan.ready, plan.slots);
   } else if (plan.slots > 0) {
-    const int count = stages(false);
-    launch(pieces_kernel<T, N>, plan.slots, threads,
-           forward_memory(N, count, plan.units, plan.warps, false), p, plan, access, count, split,
-           blocks);
+    run(pieces_kernel<T, N>, plan.slots, false);
   }
-  const int count = stages(true);
-  launch(forward_kernel<T, N>, plan.slots > 0 ? plan.slots : p.sequences.count() * blocks, threads,
-         forward_memory(N, count, plan.units, plan.warps, true), p, plan, access, count, split,
-         blocks);
+  run(forward_kernel<T, N>, plan.slots > 0 ? plan.slots : p.sequences.count() * blocks, true);
 }
 
 template <class T>

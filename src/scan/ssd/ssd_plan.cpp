@@ -18,10 +18,12 @@ ScanForwardPlan plan_forward(const Inputs& in, int64_t sequences, const Context&
   return plan;
 }
 
+}  // namespace
+
 CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) {
-  // Blocks that run side by side on the GPUs this was measured on, and how many of them each should at least have
-  // one after the other for the last ones not to matter.
-  constexpr int64_t kSlots = 132, kEnoughColumns = 8 * kSlots;
+  // Multiprocessors of the GPUs this was measured on, and how many columns each of them should at least have one after
+  // the other for the last ones not to matter.
+  constexpr int64_t kProcessors = 132, kEnoughColumns = 8 * kProcessors;
   constexpr int kMostUnits = 4;
   CudaForwardPlan plan;
   if (p.x.type == Type::fp32 || p.heads == 0) return plan;
@@ -31,8 +33,11 @@ CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) 
   if (units < plan.units) plan.units = static_cast<int>(units);
   const int64_t columns = p.sequences.count() * p.groups * ceil_div(units, plan.units);
   const int64_t chunks = ceil_div(p.length, kChunk), all = columns * chunks;
-  if (!p.sequences.packed() && columns < kEnoughColumns && all > kSlots) {
-    plan.share = ceil_div(all, kSlots);
+  // Small blocks leave a processor idle most of the time, unless there are several.
+  if (plan.units * plan.warps <= 4 && p.states <= 32) plan.residents = 3;
+  const int64_t slots = kProcessors * plan.residents;
+  if (!p.sequences.packed() && columns < kEnoughColumns && all > slots) {
+    plan.share = ceil_div(all, slots);
     plan.slots = ceil_div(all, plan.share);
     if (plan.share % chunks == 0) plan.slots = plan.share = 0;  // no column is cut
   }
@@ -45,8 +50,6 @@ CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) 
   }
   return plan;
 }
-
-}  // namespace
 
 ForwardPlan Forward::plan(const ForwardParams& p, const Context& context, Workspace& workspace) {
   if (use_cuda(p.device, name)) return {.cpu = {}, .cuda = plan_cuda_forward(p, workspace)};

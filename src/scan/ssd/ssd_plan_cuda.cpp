@@ -4,6 +4,17 @@
 namespace hax::ssd {
 namespace {
 
+Tensor compact(const Tensor& like, void* data) {
+  Tensor tensor = like;
+  tensor.data = data;
+  int64_t stride = 1;
+  for (int axis = like.ndim - 1; axis >= 0; --axis) {
+    tensor.stride[axis] = stride;
+    stride *= like.shape[axis];
+  }
+  return tensor;
+}
+
 bool has_large_shared_memory(hax_device device) {
   if constexpr (kWithCuda) return cuda_shared_limit(device) >= 224 * 1024;
   return false;
@@ -18,34 +29,50 @@ CudaBackwardShape choose_shape(const BackwardParams& p) {
 
 }  // namespace
 
+ForwardParams forward_without_gate(const BackwardParams& p, const Tensor& y) {
+  ForwardParams forward;
+  static_cast<Inputs&>(forward) = p;
+  forward.z = {};
+  forward.sequences = p.sequences;
+  forward.initial_state = p.initial_state;
+  forward.y = y;
+  return forward;
+}
+
 CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspace) {
-  constexpr int64_t kEnoughBlocks = 1024;
+  constexpr int64_t kEnoughBlocks = 512;
   CudaBackwardPlan plan;
   plan.shape = choose_shape(p);
-  plan.chunks.tokens = 2 * plan.shape.tokens;
+  plan.chunks.tokens = plan.shape.tokens;
   plan.chunks.count = p.sequences.packed() ? p.length / plan.chunks.tokens + p.sequences.count()
                                            : p.batch * plan.chunks.per_row(p.sequences);
   plan.slices = ceil_div(p.width, plan.shape.width);
   const int64_t units = plan.units(p.heads);
   const int64_t members = p.groups > 0 ? units / p.groups : 0;
-  const int64_t blocks = larger(1, plan.tiles() * p.groups);
-  plan.shares = larger(1, smaller(members, ceil_div(kEnoughBlocks, blocks)));
+  const int64_t blocks = larger(1, plan.chunks.count * p.groups);
+  plan.shares = smaller(members, ceil_div(kEnoughBlocks, blocks));
+  plan.skip_columns = p.D.ndim == 2 ? plan.shape.width : 1;
 
-  const int64_t per_head = plan.chunks.count * p.heads;
-  const int64_t size = static_cast<int64_t>(size_of(p.x.type));
-  plan.steps = workspace.take<float>(per_head * 3 * plan.chunks.tokens);
+  const int64_t per_head = plan.chunks.count * p.heads, tokens = plan.chunks.tokens;
+  const auto size = static_cast<int64_t>(size_of(p.x.type));
+  const auto take = [&](int64_t count) { return workspace.take<char>(count * size); };
+  plan.g = p.z ? compact(p.dy, take(p.dy.numel())) : p.dy;
+  if (p.dz) {
+    plan.y = compact(p.dy, take(p.dy.numel()));
+    plan.forward = plan_cuda_forward(forward_without_gate(p, plan.y), workspace);
+  }
+  plan.steps = workspace.take<float>(per_head * 3 * tokens);
   plan.decays = workspace.take<float>(per_head * 4);
-  plan.weights = workspace.take<char>(2 * per_head * plan.chunks.tokens * size);
-  plan.states = workspace.take<char>(2 * plan.chunks.count * units * plan.shape.width *
-                                     plan.shape.states * size);
-  plan.step_sums = workspace.take<float>(plan.slices * per_head * plan.chunks.tokens);
+  plan.weights = take(2 * per_head * tokens);
+  plan.states = take(2 * plan.chunks.count * units * plan.shape.width * plan.shape.states);
+  plan.dscores = take(plan.shares * plan.chunks.count * p.groups * tokens * tokens);
+  plan.step_sums = workspace.take<float>(2 * plan.slices * per_head * tokens);
   const bool several = plan.shares > 1 && (p.dB || p.dC);
   plan.gradients = workspace.take<float>(
       several ? plan.shares * p.batch * p.length * p.groups * 2 * p.states : 0);
   if (!several) plan.gradients = nullptr;
-  plan.skip_columns = p.D.ndim == 2 ? plan.shape.width : 1;
-  plan.dA = workspace.take<float>(plan.tiles() * units);
-  plan.dD = workspace.take<float>(p.dD ? plan.tiles() * units * plan.skip_columns : 0);
+  plan.dA = workspace.take<float>(2 * plan.chunks.count * units);
+  plan.dD = workspace.take<float>(p.dD ? plan.chunks.count * units * plan.skip_columns : 0);
   plan.dbias = workspace.take<float>(per_head);
   return plan;
 }

@@ -1,0 +1,40 @@
+// What the plan of the selective scan's CUDA backward and its launches share.
+#pragma once
+
+#include "core/integer.hpp"
+#include "core/tensor.hpp"
+
+namespace hax::selective_scan {
+
+// A warp holds 16 channels by 16 states, 8 of the 256 numbers a lane. Blocks are of kFewWarps for up to
+// 64 states and of kManyWarps beyond; they go through their tokens in tiles.
+inline constexpr int kWarpChannels = 16, kWarpStates = 16,
+                     kWarpNumbers = kWarpChannels * kWarpStates;
+inline constexpr int kFewWarps = 4, kManyWarps = 16;
+inline constexpr int backward_tile(int warps) { return warps == kFewWarps ? 8 : 4; }
+
+// Rows are cut into segments of tokens, whatever sequences lie there; a block goes through a segment. What
+// a segment hands to its neighbours comes from a sweep for states and adjoints, which goes through
+// `walk` segments at a time.
+struct CudaBackwardPlan {
+  int warps;            // of a block
+  int state_tiles;      // warps that share their channels
+  int64_t width;        // channels of a block
+  int64_t per_group;    // blocks of channels of a group
+  int64_t slices;       // blocks of channels of a group that run side by side
+  int64_t segment;      // tokens, a multiple of the tile
+  int64_t segments;     // of a row
+  int64_t walk, walks;  // segments of a walk, walks of a row
+  int64_t slots;        // tiles of a row
+  int64_t numbers;      // of all blocks of channels at one token, as warps hold them
+
+  float* states;       // (B, slots, numbers): where tiles start, seen from the walk's start
+  float* elapsed;      // (B, slots, blocks, width): sums of dt since the walk's start; if walks > 1
+  float* walk_states;  // (B, walks, numbers): at walks' ends, then what comes in; if walks > 1
+  float* decays;  // (B, segments, numbers): over whole segments, 0 with a boundary; if segments > 1
+  float* adjoints;  // (B, segments, numbers): at segments' starts, then what comes in at their ends
+  float* shares;    // (slices, B, L, G, 2, N): what each slice adds to dB and dC
+  float* sums;      // (B segments, N + 2, D): what each segment adds to dA, dD, ddelta_bias
+};
+
+}  // namespace hax::selective_scan
