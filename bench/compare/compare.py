@@ -167,7 +167,12 @@ def main():
             Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
         gc.collect()
         if device == "cuda":
-            torch.cuda.empty_cache()
+            try:
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+            except RuntimeError as why:
+                print(f"stopped: {str(why).splitlines()[0]}")
+                return 1
     return 0 if all(r.get("agrees") for r in report["rows"]) else 1
 
 
