@@ -79,7 +79,7 @@ struct Indices {
   explicit Indices(const Shape& s) {
     const std::vector<int64_t> shape = {s.batch, s.heads, s.length};
     for (auto* tensor : {&key_order, &begin, &end, &eviction}) {
-      *tensor = std::make_unique<Tensor>(shape, HAX_INT32);
+      *tensor = std::make_unique<Tensor>(shape, hax_data_type HAX_INT32);
     }
     std::mt19937_64 engine(1);
     for (int64_t row = 0; row < s.rows(); ++row) {

@@ -43,7 +43,8 @@ class CheckpointTest : public DatasetTest {
   }
 
   std::unique_ptr<Model> make_model(uint64_t seed) const {
-    auto model = std::make_unique<Model>(info_.settings.model, make_backend("cpu", info_.settings.model.precision, 1), seed);
+    auto model = std::make_unique<Model>(
+        info_.settings.model, make_backend("cpu", info_.settings.model.precision, 1), seed);
     model->initialise();
     return model;
   }

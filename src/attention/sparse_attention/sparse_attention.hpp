@@ -134,5 +134,4 @@ void cpu_forward(const ForwardParams&, const ForwardPlan&, int num_threads);
 template <CpuLevel level>
 void cpu_backward(const BackwardParams&, const BackwardPlan&, int num_threads);
 
-
 }  // namespace hax::sparse_attention
