@@ -42,8 +42,9 @@ std::vector<int32_t> token_positions(const Pass& pass, std::span<const int32_t> 
 
 }  // namespace
 
-BatchOnDevice upload_batch(const BatchView& batch, bool positions, float loss_scale, Pass& pass) {
-  const bool pad = batch.packed() && pass.backend.records();
+BatchOnDevice upload_batch(const BatchView& batch, bool lengthen, bool positions, float loss_scale,
+                           Pass& pass) {
+  const bool pad = batch.packed() && lengthen;
   pass.batch = batch.batch;
   // At least one token of padding, which padded askings can name.
   pass.length = pad ? round_up(batch.length + 1, kTokenStep) : batch.length;

@@ -12,10 +12,11 @@ struct BatchOnDevice {
   AskedTokensOnDevice asked;
 };
 
-// Fills in what the pass knows of the batch. Where the backend records its work, a packed batch is
-// lengthened to one of a few lengths by a sequence of padding behind its items, which asks nothing.
+// Fills in what the pass knows of the batch. lengthen: whether a packed batch gets one of a few lengths by
+// a sequence of padding behind its items, which asks nothing.
 // loss_scale: see AskedTokensOnDevice; 0 where no backward follows. positions: whether the model needs
 // the tokens' positions.
-BatchOnDevice upload_batch(const BatchView& batch, bool positions, float loss_scale, Pass& pass);
+BatchOnDevice upload_batch(const BatchView& batch, bool lengthen, bool positions, float loss_scale,
+                           Pass& pass);
 
 }  // namespace joint_recall

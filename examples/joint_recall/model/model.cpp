@@ -83,13 +83,14 @@ struct Model::Impl {
   }
 
   // Empties the arena, brings the batch to the device and draws the pass's random numbers.
-  Pass begin(const BatchView& view, RandomDraws& draws, bool training, float loss_scale) {
+  Pass begin(const BatchView& view, RandomDraws& draws, bool training, bool lengthen,
+             float loss_scale) {
     check_batch(view, config.vocab_size);
     arena.reset();
     Pass pass{*backend, arena, draws};
     pass.precision = config.precision;
     pass.training = training;
-    batch = upload_batch(view, config.base_arch == BaseArch::kSamba, loss_scale, pass);
+    batch = upload_batch(view, lengthen, config.base_arch == BaseArch::kSamba, loss_scale, pass);
     for (ResidualStep& step : steps) step.draw(pass);
     return pass;
   }
@@ -195,7 +196,7 @@ void Model::queue(const BatchView& batch, const MicroStep& micro_step) {
                    static_cast<uint64_t>(micro_step.step), static_cast<uint32_t>(micro_step.index));
   const auto asked = static_cast<double>(batch.asked_positions.size());
   const double scale = asked == 0.0 ? 0.0 : 1.0 / (asked * micro_step.count);
-  Pass pass = m.begin(batch, draws, true, static_cast<float>(scale));
+  Pass pass = m.begin(batch, draws, true, m.backend->records(), static_cast<float>(scale));
   const auto dgate_loss = static_cast<float>(micro_step.gate_loss_weight / micro_step.count);
   pass.dgate_loss = m.upload(std::span<const float>(&dgate_loss, 1));
   const bool first = micro_step.index == 0;
@@ -236,7 +237,7 @@ StepResult Model::train_step(const BatchView& batch, int64_t step, double lr,
 EvalResult Model::evaluate(const BatchView& batch, uint64_t draw) {
   Impl& m = *impl_;
   KeyedDraws draws(*m.backend, m.seed, RandomPurpose::kEvaluationHashProjection, draw, 0);
-  Pass pass = m.begin(batch, draws, false, 0.0f);
+  Pass pass = m.begin(batch, draws, false, m.backend->records(), 0.0f);
   m.backend->run(m.work_key(pass, kEvaluation), [&] {
     const Matrix hidden = m.forward(pass);
     m.head->forward(pass, hidden, m.batch.asked);
@@ -260,7 +261,7 @@ std::vector<LayerAttention> Model::attention(const BatchView& item, uint64_t dra
                                  kMostTokens, item.items(), item.tokens()));
   }
   KeyedDraws draws(*impl_->backend, impl_->seed, RandomPurpose::kEvaluationHashProjection, draw, 0);
-  Pass pass = impl_->begin(item, draws, false, 0.0f);
+  Pass pass = impl_->begin(item, draws, false, false, 0.0f);
   impl_->forward(pass);
   std::vector<LayerAttention> pictures;
   for (const ResidualStep& step : impl_->steps) {

@@ -2,6 +2,7 @@
 // unit of one sequence, forwards or back, its state in registers; tiles arrive some steps ahead.
 #pragma once
 
+#include "device/named_barrier.cuh"
 #include "scan/ssd/ssd_kernel_backward.cuh"
 
 namespace hax::ssd {
@@ -52,11 +53,11 @@ class Walk {
     }
     for (int64_t i = 0; i < steps; ++i) {
       device::wait_for_copies<kWalkStages - 2>();
-      __syncthreads();
+      meet();
       if (i + kWalkStages - 1 < steps) fetch_step(i + kWalkStages - 1);
       device::commit_copies();
     }
-    if (ends_with_state(steps)) __syncthreads();
+    if (ends_with_state(steps)) meet();
   }
 
   // By all others.
@@ -66,7 +67,7 @@ class Walk {
     const int64_t steps = count_steps();
     for (int64_t i = 0; i < steps; ++i) {
       if (i % kPerChunk == 0) put_state();
-      __syncthreads();
+      meet();
       const auto& stage = shared_.stages[static_cast<int>(i % kWalkStages)];
       if (i % kPerChunk == 0) {
         store_state(i / kPerChunk);
@@ -76,13 +77,15 @@ class Walk {
     }
     if (ends_with_state(steps)) {
       put_state();
-      __syncthreads();
+      meet();
       store_state(chunks_ - 1);
     }
     if (back_ && p_.dinitial_state) store_initial_gradient();
   }
 
  private:
+  // The warps' ways differ, so this is no __syncthreads().
+  __device__ static void meet() { device::wait_at_barrier(1, kThreads + device::kWarp); }
   // Forwards the state behind the last chunk is of no use, back the one before the first chunk may be.
   __device__ int64_t count_steps() const {
     return kPerChunk * (back_ && p_.dinitial_state ? chunks_ : chunks_ - 1);
