@@ -20,7 +20,8 @@ namespace joint_recall {
 namespace {
 
 constexpr const char* kAbout =
-    "Without a GPU the quick setting is the default: Mamba-2 with HAX on tables of 4 contexts x 4 "
+    "Without --data_dir, or without a GPU, the quick setting is the default: Mamba-2 with HAX on "
+    "tables of 4 contexts x 4 "
     "keys x 8 "
     "values, whose data set is made where it is missing; it takes a minute or two. Flags override "
     "its parts. "
@@ -138,7 +139,7 @@ int train_and_finish(const RunFolder& folder, const Dataset& dataset, Model& mod
 }
 
 int start(const TrainFlags& flags) {
-  const bool quick = flags.quick.value_or(!has_gpu());
+  const bool quick = flags.quick.value_or(!has_gpu() || !flags.has("data_dir"));
   const TrainSettings settings = resolve_settings(flags, quick);
   if (quick) say_quick(settings);
   const Dataset dataset = open_training_data(settings, quick && !flags.has("data_dir"));
@@ -211,7 +212,7 @@ void add_train_command(CLI::App& app, int& exit_code) {
   group = "Own options";
   CLI::Option* quick = command->add_flag_callback(
       "--quick", [flags] { flags->quick = true; },
-      "The quick setting (default where there is no GPU)");
+      "The quick setting (default without --data_dir, or without a GPU)");
   quick->group(group);
   command
       ->add_flag_callback(
