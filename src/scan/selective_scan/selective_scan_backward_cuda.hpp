@@ -28,7 +28,8 @@ struct CudaBackwardPlan {
   int64_t slots;        // tiles of a row
   int64_t numbers;      // of all blocks of channels at one token, as warps hold them
 
-  float* states;       // (B, slots, numbers): where tiles start, seen from the walk's start
+  // (B, slots, numbers): where tiles start, seen from the walk's start; bf16 for 16-bit activations, else fp32.
+  void* states;
   float* elapsed;      // (B, slots, blocks, width): sums of dt since the walk's start; if walks > 1
   float* walk_states;  // (B, walks, numbers): at walks' ends; if walks > 1
   float* carried;      // (B, segments, numbers): what comes into segments' walks; if walks > 1

@@ -202,7 +202,8 @@ class BackwardBlock {
   __device__ Piece piece_of(int from, bool carried) const {
     Piece piece = {};
     const int64_t slot = row_ * plan_.slots + (begin_ + from) / S::kTile;
-    piece.states = plan_.states + slot * plan_.numbers + block_.index * S::kWarps * kWarpNumbers;
+    piece.states = static_cast<const StartNumber<S>*>(plan_.states) + slot * plan_.numbers +
+                   block_.index * S::kWarps * kWarpNumbers;
     if (carried) {
       piece.elapsed =
           plan_.elapsed + (slot * p_.groups * plan_.per_group + block_.index) * plan_.width;
@@ -222,17 +223,26 @@ class BackwardBlock {
                   thread_index(), S::kThreads);
     if (S::kVectors && state) {
       const LanePlace own = place();
-      const float* const from = shared_.piece.states + index * plan_.numbers + own_numbers(own);
-      device::copy_async<16>(&shared_.next[0][own.thread], from);
-      device::copy_async<16>(&shared_.next[1][own.thread], from + kOtherNumbers);
+#pragma unroll
+      for (int i = 0; i < kStartVectors<S>; ++i) {
+        device::copy_async_16(&shared_.next[i][own.thread], start_of(index, own) + i * kDistance);
+      }
     }
+  }
+  // From a lane's first vector of numbers where tiles start to its second.
+  static constexpr int kDistance = 16 / sizeof(StartNumber<S>) * device::kWarp;
+  __device__ const StartNumber<S>* start_of(int index, const LanePlace& own) const {
+    return shared_.piece.states + index * plan_.numbers + own.warp * kWarpNumbers +
+           own.lane * (kDistance / device::kWarp);
   }
   __device__ void load_start(float (&h)[8], int index, bool carried) const {
     const LanePlace own = place();
     if constexpr (S::kVectors) {
-      unpack_numbers(h, shared_.next[0][own.thread], shared_.next[1][own.thread]);
+      const auto* const from = &shared_.next[0][own.thread];
+      selective_scan::load_start<S>(h, reinterpret_cast<const StartNumber<S>*>(from),
+                                    kDistance * S::kWarps);
     } else {
-      load_numbers(h, shared_.piece.states + index * plan_.numbers + own_numbers(own));
+      selective_scan::load_start<S>(h, start_of(index, own), kDistance);
     }
     if (carried) add_carry(h, index, own);
   }

@@ -14,16 +14,17 @@ struct BackwardShared {
   typename Products<S>::Memory warps[S::kWarps];
   // The next tile's are written while others still read.
   Weights weights[2][S::kAccurate ? 1 : S::kTile][S::kMostChannels / 4];
-  float4 next[2][S::kVectors ? S::kThreads : 1];  // each lane's numbers where the next tile starts
+  // Each lane's numbers where the next tile starts.
+  uint4 next[kStartVectors<S>][S::kVectors ? S::kThreads : 1];
   // Of each staging thread.
   float4 u[S::kStagers], g[S::kStagers];
   float4 of_y[S::kStagers], of_dt[S::kStagers];
   float4 skip_sums[S::kStagers], bias_sums[S::kStagers];  // over its tiles
   // Of what the block has of a sequence in its segment.
   struct Piece {
-    const float* states;   // of the block where its tiles start, plan.numbers apart
-    const float* elapsed;  // likewise, where something comes into the walk
-    const float* carry;    // what comes into the walk
+    const StartNumber<S>* states;  // of the block where its tiles start, plan.numbers apart
+    const float* elapsed;          // likewise, where something comes into the walk
+    const float* carry;            // what comes into the walk
   } piece;
   float* shares;  // of the segment's first token
 };

@@ -5,6 +5,7 @@
 
 #include "device/element.cuh"
 #include "device/math.cuh"
+#include "device/mma.cuh"
 #include "device/warp.cuh"
 #include "scan/selective_scan/selective_scan.hpp"
 
@@ -142,6 +143,46 @@ __device__ inline void load_numbers_fresh(float (&to)[8], const float* from) {
 __device__ inline void store_numbers(float* to, const float (&from)[8]) {
   *reinterpret_cast<float4*>(to) = make_float4(from[0], from[1], from[2], from[3]);
   *reinterpret_cast<float4*>(to + kOtherNumbers) = make_float4(from[4], from[5], from[6], from[7]);
+}
+
+// States where tiles start: fp32, or packs of bf16 for 16-bit activations.
+template <class S>
+using StartNumber = std::conditional_t<S::kAccurate, float, bf16>;
+template <class S>
+inline constexpr int kStartVectors = S::kAccurate ? 2 : 1;  // of 16 bytes, kWarp vectors apart
+
+// Those of a lane in slot `slot` of plan.states.
+template <class S>
+__device__ StartNumber<S>* starts_at(const CudaBackwardPlan& plan, int64_t slot, int64_t block,
+                                     const LanePlace& place) {
+  return static_cast<StartNumber<S>*>(plan.states) + slot * plan.numbers +
+         (block * S::kWarps + place.warp) * kWarpNumbers +
+         place.lane * (kWarpNumbers / device::kWarp / kStartVectors<S>);
+}
+template <class S>
+__device__ void store_start(StartNumber<S>* to, const float (&h)[8]) {
+  if constexpr (S::kAccurate) {
+    store_numbers(to, h);
+  } else {
+    device::store_packed<bf16, 8>(to, h);
+  }
+}
+// `distance`: elements from a lane's first vector to its second.
+template <class S>
+__device__ void load_start(float (&h)[8], const StartNumber<S>* from, int distance) {
+  if constexpr (S::kAccurate) {
+    unpack_numbers(h, *reinterpret_cast<const float4*>(from),
+                   *reinterpret_cast<const float4*>(from + distance));
+  } else {
+    const uint4 words = *reinterpret_cast<const uint4*>(from);
+    const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = device::unpack_pair<bf16>(pairs[i]);
+      h[2 * i] = pair.x;
+      h[2 * i + 1] = pair.y;
+    }
+  }
 }
 
 // A lane's part of a (..., D, N) tensor from `offset` on; zeros where there is none.

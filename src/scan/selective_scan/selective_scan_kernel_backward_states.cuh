@@ -144,7 +144,7 @@ class SweepBlock {
       return Tile{first + t, end - t};
     };
     const int64_t slot = row_ * plan_.slots + (range.begin + from) / S::kTile;
-    float* const states = plan_.states + numbers_place<S>(plan_, slot, block_.index, place_);
+    StartNumber<S>* const states = starts_at<S>(plan_, slot, block_.index, place_);
 
     Tile tile = tile_at(0);
     int parity = 0;
@@ -160,7 +160,7 @@ class SweepBlock {
       stage_rows<S>(rows_of(parity), shared_.tile, p_, tile, kAdjoint, together(), kTogether);
       const bool starts = t % S::kTile == 0;
       if (starts && (t > 0 || from > 0)) {
-        store_numbers(states + t / S::kTile * plan_.numbers, sweep_.h);
+        store_start<S>(states + t / S::kTile * plan_.numbers, sweep_.h);
         if (plan_.walks > 1) store_elapsed(slot + t / S::kTile);
       }
       t += tile.tokens;

@@ -51,7 +51,12 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   plan.slots = ceil_div(p.length, tile);
   plan.numbers = blocks * plan.warps * kWarpNumbers;
 
-  plan.states = workspace.take<float>(p.batch * plan.slots * plan.numbers);
+  const int64_t starts = p.batch * plan.slots * plan.numbers;
+  if (p.u.type == Type::fp32) {
+    plan.states = workspace.take<float>(starts);
+  } else {
+    plan.states = workspace.take<bf16>(starts);
+  }
   if (plan.walks > 1) {
     plan.elapsed = workspace.take<float>(p.batch * plan.slots * blocks * plan.width);
     plan.walk_states = workspace.take<float>(p.batch * plan.walks * plan.numbers);
