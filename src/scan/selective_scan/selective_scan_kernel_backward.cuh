@@ -55,7 +55,7 @@ class BackwardBlock {
       shared.skip_sums[i] = shared.bias_sums[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     }
     clear_rows<S>(shared.rows);
-    auto* const weights = &shared.weights[0][0][0];
+    auto* const weights = &shared.weights[0][0];
     for (int i = thread_index(); i < static_cast<int>(sizeof(shared.weights) / sizeof(Weights));
          i += S::kThreads) {
       weights[i] = make_uint4(0, 0, 0, 0);

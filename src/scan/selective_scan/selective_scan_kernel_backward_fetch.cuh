@@ -30,7 +30,7 @@ __device__ void fetch_elements(TileShared<S>& shared, const BackwardParams& p,
       if (which >= tensors) break;
       const int token = i % of_tensor / of_token, channel = first + i % of_token * kChunk;
       if (token < tile.tokens && channel < channels) {
-        device::copy_async_16(&shared.fetched[which][token][channel],
+        device::copy_async_16(&shared.fetched[which][S::place_of(token, channel)],
                               shared.streams[which].at(tile.first + token) + channel);
       }
     }

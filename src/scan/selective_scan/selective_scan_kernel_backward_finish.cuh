@@ -13,7 +13,7 @@ struct BackwardShared {
   alignas(16) TileRows<S> rows[S::kVectors ? 2 : 1];  // the next tile's too
   typename Products<S>::Memory warps[S::kWarps];
   // The next tile's are written while others still read.
-  Weights weights[2][S::kAccurate ? 1 : S::kTile][S::kMostChannels / 4];
+  Weights weights[2][S::kAccurate ? 1 : S::kPlaces / 4];
   // Each lane's numbers where the next tile starts.
   uint4 next[kStartVectors<S>][S::kVectors ? S::kThreads : 1];
   // Of each staging thread.
@@ -37,7 +37,7 @@ __device__ void keep_elements(BackwardShared<S>& shared, const ElementPlace<S>& 
   store_four(&shared.of_y[place.thread], e.of_y);
   store_four(&shared.of_dt[place.thread], e.of_dt);
   if constexpr (!S::kAccurate) {
-    shared.weights[buffer][place.token][place.channel / 4] = make_uint4(
+    shared.weights[buffer][S::place_of(place.token, place.channel) / 4] = make_uint4(
         device::pack_pair<bf16>(e.dtu[0], e.dtu[2]), device::pack_pair<bf16>(e.g[0], e.g[2]),
         device::pack_pair<bf16>(e.dtu[1], e.dtu[3]), device::pack_pair<bf16>(e.g[1], e.g[3]));
   }
@@ -74,7 +74,7 @@ __device__ void finish_elements(BackwardShared<S>& shared, const BackwardParams&
   load_four(g, &shared.g[place.thread]);
   load_four(of_y, &shared.of_y[place.thread]);
   load_four(of_dt, &shared.of_dt[place.thread]);
-  load_four(dt, &shared.tile.dt[place.token][place.channel]);
+  load_four(dt, &shared.tile.dt[S::place_of(place.token, place.channel)]);
   load_four(skip, &shared.tile.skip[place.channel]);
   load_four(skip_sum, &shared.skip_sums[place.thread]);
   load_four(bias_sum, &shared.bias_sums[place.thread]);

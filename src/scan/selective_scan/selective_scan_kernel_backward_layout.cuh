@@ -28,6 +28,15 @@ struct BackwardShape {
   static constexpr int kElements = 4;  // of a thread
   static constexpr int kStagers = kTile * kMostChannels / kElements;
   static_assert(!Alone || kStagers == kThreads);
+  // Elements of a tile in shared memory: with Alone warp after warp. Otherwise rows are padded for lanes that read
+  // four tokens at once.
+  static constexpr int kPaddedRow = kMostChannels + (Alone ? 0 : 8);
+  static constexpr int kPlaces = kTile * kPaddedRow;
+  __device__ static int place_of(int token, int channel) {
+    return Alone
+               ? (channel / kWarpChannels * kTile + token) * kWarpChannels + channel % kWarpChannels
+               : token * kPaddedRow + channel;
+  }
   __device__ static int state_tiles(const CudaBackwardPlan& plan) {
     return Alone ? 1 : plan.state_tiles;
   }

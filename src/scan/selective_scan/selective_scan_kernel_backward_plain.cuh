@@ -54,7 +54,7 @@ class PlainProducts {
     load_four(of.row, &rows_[which][place_.state_tile][t][4 * place_.c]);
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
-      of.scale[m] = __uint_as_float(tile_.scales[which][t][place_.channel + m]);
+      of.scale[m] = __uint_as_float(tile_.scales[which][S::place_of(t, place_.channel) + m]);
     }
     return of;
   }

@@ -17,7 +17,8 @@ using Weights = uint4;
 // What a warp gives for its 16 channels, over states: dh B; dh decay h A log2(e); C h.
 template <class S>
 struct WarpSums {
-  float sums[3][S::kTile][kWarpChannels];
+  // Rows are padded for lanes that write four tokens at once.
+  float sums[3][S::kTile][kWarpChannels + (S::kAlone && !S::kAccurate ? 4 : 0)];
   float padding[S::kAccurate ? 4 : 16];  // neighbouring warps' sums in other banks
 };
 
@@ -119,7 +120,8 @@ class TensorProducts {
   }
   __device__ void ready(int which, int q) {
     const int t = kGroup * q + place_.c;
-    const uint2 scales = *reinterpret_cast<const uint2*>(&tile_.scales[which][t][place_.channel]);
+    const uint2 scales =
+        *reinterpret_cast<const uint2*>(&tile_.scales[which][S::place_of(t, place_.channel)]);
     scales_[which][0] = scales.x;
     scales_[which][1] = scales.y;
     const uint32_t pair =
@@ -174,8 +176,7 @@ class TensorProducts {
 // What a block adds to dB and dC, from its warps' packs: to(which, token, first of four states, sums).
 template <class S, class F>
 __device__ void sum_channels(const TensorMemory<S> (&warps)[S::kWarps],
-                             const Weights (&weights)[S::kTile][S::kMostChannels / 4],
-                             int state_tiles, F&& to) {
+                             const Weights (&weights)[S::kPlaces / 4], int state_tiles, F&& to) {
   const int lane = thread_index() % device::kWarp, which = lane / 4;
   const int own = thread_index() / device::kWarp;
   const int items = S::kTile * (S::kAlone ? 1 : state_tiles) / S::kWarps;
@@ -188,7 +189,7 @@ __device__ void sum_channels(const TensorMemory<S> (&warps)[S::kWarps],
     for (int i = 0; i < S::kMostChannels / kWarpChannels; ++i) {
       const int warp = S::kAlone ? i : i * state_tiles + state_tile;
       if (warp >= S::kWarps) break;
-      const Weights weight = weights[t][4 * i + lane % 4];
+      const Weights weight = weights[S::place_of(t, kWarpChannels * i) / 4 + lane % 4];
       const uint32_t a[4] = {weight.x, weight.y, weight.z, weight.w};
       uint32_t gradient[4], state[4];
       device::load_matrix_x4_transposed(gradient, warps[warp].gradients[t] + lane);

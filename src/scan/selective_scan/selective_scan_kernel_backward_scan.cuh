@@ -8,7 +8,7 @@ namespace hax::selective_scan {
 // dt of the lane's channels.
 template <class S>
 __device__ float2 steps_at(const TileShared<S>& tile, const LanePlace& place, int t) {
-  return *reinterpret_cast<const float2*>(&tile.dt[t][place.channel]);
+  return *reinterpret_cast<const float2*>(&tile.dt[S::place_of(t, place.channel)]);
 }
 
 // h: the state before the tile. dh: gradient of the state behind it, then before it. Decays stay in registers,

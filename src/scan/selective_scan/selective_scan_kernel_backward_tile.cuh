@@ -51,12 +51,10 @@ using TileRows = typename S::T[2][S::kMostStateTiles][S::kTile][kWarpStates];
 template <class S>
 struct TileShared {
   using T = typename S::T;
-  // Rows are padded for lanes that read four tokens at once.
-  static constexpr int kRow = S::kMostChannels + 8;
-  float dt[S::kTile][kRow];
+  alignas(16) float dt[S::kPlaces];
   // dt u, and the gradient of y before the gate: in fp32, or as two of bf16, the second of what the first
   // leaves.
-  uint32_t scales[2][S::kTile][kRow];
+  alignas(16) uint32_t scales[2][S::kPlaces];
   alignas(16) float bias[S::kMostChannels];
   alignas(16) float skip[S::kMostChannels];  // delta_bias, D
   Work work;
@@ -79,7 +77,7 @@ struct TileShared {
       }
     }
   } streams[kTileTensors];
-  alignas(16) T fetched[4][S::kVectors ? S::kTile : 1][kRow];  // u, delta, dy, z
+  alignas(16) T fetched[4][S::kVectors ? S::kPlaces : 1];  // u, delta, dy, z
 };
 
 // Where a thread's elements of a tile lie.
@@ -131,8 +129,8 @@ __device__ void ready_tiles(TileShared<S>& shared, const BackwardParams& p, cons
     shared.bias[c] = used && p.delta_bias ? *p.delta_bias.at<float>(block.first + c) : 0.0f;
     shared.skip[c] = used && p.D ? *p.D.at<float>(block.first + c) : 0.0f;
     for (int t = 0; t < S::kTile; ++t) {
-      shared.dt[t][c] = 0.0f;
-      shared.scales[0][t][c] = shared.scales[1][t][c] = 0;
+      shared.dt[S::place_of(t, c)] = 0.0f;
+      shared.scales[0][S::place_of(t, c)] = shared.scales[1][S::place_of(t, c)] = 0;
     }
   }
   __syncthreads();
@@ -158,7 +156,7 @@ __device__ uint32_t scale_bits(float value) {
 template <class S>
 __device__ void store_scales(TileShared<S>& shared, int which, const ElementPlace<S>& place,
                              const float (&values)[4]) {
-  *reinterpret_cast<uint4*>(&shared.scales[which][place.token][place.channel]) =
+  *reinterpret_cast<uint4*>(&shared.scales[which][S::place_of(place.token, place.channel)]) =
       make_uint4(scale_bits<S>(values[0]), scale_bits<S>(values[1]), scale_bits<S>(values[2]),
                  scale_bits<S>(values[3]));
 }
@@ -190,7 +188,7 @@ __device__ void stage_elements(TileShared<S>& shared, const BackwardParams& p,
   const bool used = place.token < tile.tokens;
   const auto load = [&](float(&to)[4], int which) {
     if constexpr (S::kVectors) {
-      load_fetched(to, &shared.fetched[which][place.token][place.channel]);
+      load_fetched(to, &shared.fetched[which][S::place_of(place.token, place.channel)]);
     } else {
       const Tensor& tensor = tile_tensor(p, which);
       load_elements<S>(to, element_at<S>(shared.streams[which], tensor, tile, place), tensor,
@@ -234,7 +232,7 @@ __device__ void stage_elements(TileShared<S>& shared, const BackwardParams& p,
     dt[i] = used ? dt[i] : 0.0f;
     e.dtu[i] = dt[i] * e.u[i];
   }
-  store_four(&shared.dt[place.token][place.channel], dt);
+  store_four(&shared.dt[S::place_of(place.token, place.channel)], dt);
   store_scales(shared, 0, place, e.dtu);
   if (gradients) store_scales(shared, 1, place, e.g);
   f(place, e);
