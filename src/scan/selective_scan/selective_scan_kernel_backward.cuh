@@ -4,36 +4,9 @@
 
 #include "device/flag.cuh"
 #include "scan/selective_scan/selective_scan_kernel_backward_finish.cuh"
+#include "scan/selective_scan/selective_scan_kernel_backward_gather.cuh"
 
 namespace hax::selective_scan {
-
-// What several stretches of tokens give, each faded by those in between. Where nothing passes through, neither
-// does a NaN.
-class Gathered {
- public:
-  __device__ explicit Gathered(float (&sum)[8]) : sum_(sum) {
-#pragma unroll
-    for (int k = 0; k < 8; ++k) sum_[k] = 0.0f, through_[k] = 1.0f;
-  }
-  __device__ void add(const float* from) {
-    float own[8];
-    load_numbers(own, from);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      sum_[k] = through_[k] != 0.0f ? fmaf(through_[k], own[k], sum_[k]) : sum_[k];
-    }
-  }
-  __device__ void pass(const float* from) {
-    float decay[8];
-    load_numbers(decay, from);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) through_[k] *= decay[k];
-  }
-
- private:
-  float (&sum_)[8];
-  float through_[8];
-};
 
 template <class S>
 class BackwardBlock {
@@ -113,33 +86,9 @@ class BackwardBlock {
           dh_, plan_.adjoints + numbers_place<S>(plan_, row_segment(segment_), block_.index, own));
       return;
     }
-    Gathered gathered(dh_);
-    const int64_t last = (range.begin + range.length - 1) / plan_.segment;
-#pragma unroll 4
-    for (int64_t i = segment_ + 1; i <= last; ++i) {
-      const int64_t at = numbers_place<S>(plan_, row_segment(i), block_.index, own);
-      gathered.add(plan_.adjoints + at);
-      gathered.pass(plan_.decays + at);
-    }
-  }
-  // What comes into the segment's walk, to where the piece finds it.
-  __device__ void gather_states(const Sequences::Range& range) {
-    const LanePlace own = place();
-    float carry[8];
-    Gathered gathered(carry);
-    const int64_t first = range.begin / plan_.segment / plan_.walk;
-    for (int64_t walk = segment_ / plan_.walk - 1; walk >= first; --walk) {
-      gathered.add(plan_.walk_states +
-                   numbers_place<S>(plan_, row_ * plan_.walks + walk, block_.index, own));
-      if (walk == first) break;
-#pragma unroll 4
-      for (int64_t i = 0; i < plan_.walk; ++i) {
-        gathered.pass(plan_.decays + numbers_place<S>(plan_, row_segment(walk * plan_.walk + i),
-                                                      block_.index, own));
-      }
-    }
-    store_numbers(plan_.carried + numbers_place<S>(plan_, row_segment(segment_), block_.index, own),
-                  carry);
+    gather_adjoints<S>(dh_, plan_, row_segment(segment_),
+                       (range.begin + range.length - 1) / plan_.segment - segment_, block_.index,
+                       own);
   }
 
   // Gives the gradient of the state before the segment to the segment before.
@@ -164,7 +113,10 @@ class BackwardBlock {
     Tile tile = {from + index * S::kTile, to - from - index * S::kTile};
     fetch(tile, index, channels, index > 0 || !starts);
     device::commit_copies();
-    if (carried) gather_states(range);
+    if (carried) {
+      gather_states<S>(plan_, row_, segment_, range.begin / plan_.segment / plan_.walk,
+                       block_.index, place());
+    }
     device::wait_for_copies<0>();
     __syncthreads();
 #pragma unroll 1
@@ -173,13 +125,16 @@ class BackwardBlock {
       if (starts && index == 0) {
         load_states(h, p_.initial_state, p_.initial_state.offset(s), block_, place(), p_.states);
       } else {
-        load_start(h, index, carried);
+        load_start(h, index);
       }
+      Carry carry;  // on its way while elements are staged
+      if (carried) carry = load_carry(index);
       stage_elements(shared_.tile, p_, plan_, tile, channels, true,
                      [&](const ElementPlace<S>& place, const Elements& e) {
                        keep_elements(shared_, place, e, index % 2);
                      });
       stage_rows<S>(shared_.rows[0], shared_.tile, p_, tile, true, thread_index(), S::kThreads);
+      if (carried) add_carry(h, carry);
       __syncthreads();  // all are done with the tile behind, too
       if (index > 0) {
         fetch({tile.first - S::kTile, S::kTile}, index - 1, channels, index > 1 || !starts);
@@ -212,9 +167,6 @@ class BackwardBlock {
     }
     return piece;
   }
-  __device__ static int own_numbers(const LanePlace& own) {
-    return own.warp * kWarpNumbers + own.lane * 4;
-  }
 
   // Begins to bring the piece's tile `index`; `state`: also that before it.
   __device__ void fetch(const Tile& tile, int index, int channels, bool state) {
@@ -235,7 +187,7 @@ class BackwardBlock {
     return shared_.piece.states + index * plan_.numbers + own.warp * kWarpNumbers +
            own.lane * (kDistance / device::kWarp);
   }
-  __device__ void load_start(float (&h)[8], int index, bool carried) const {
+  __device__ void load_start(float (&h)[8], int index) const {
     const LanePlace own = place();
     if constexpr (S::kVectors) {
       const auto* const from = &shared_.next[0][own.thread];
@@ -244,19 +196,25 @@ class BackwardBlock {
     } else {
       selective_scan::load_start<S>(h, start_of(index, own), kDistance);
     }
-    if (carried) add_carry(h, index, own);
   }
 
-  // Adds what is left of the state that came into the walk.
-  __device__ void add_carry(float (&h)[8], int index, const LanePlace& own) const {
-    float carry[8];
-    load_numbers(carry, shared_.piece.carry + own_numbers(own));
-    const float* const elapsed =
-        shared_.piece.elapsed + own.channel + index * (p_.groups * plan_.per_group * plan_.width);
-    const float dt[2] = {elapsed[0], elapsed[1]};
+  // The state that came into the walk, and the steps since.
+  struct Carry {
+    float h[8], dt[2];
+  };
+  __device__ Carry load_carry(int index) const {
+    const LanePlace own = place();
+    Carry carry;
+    load_numbers(carry.h, shared_.piece.carry + own.warp * kWarpNumbers + own.lane * 4);
+    const float2 dt = *reinterpret_cast<const float2*>(
+        shared_.piece.elapsed + own.channel + index * (p_.groups * plan_.per_group * plan_.width));
+    carry.dt[0] = dt.x, carry.dt[1] = dt.y;
+    return carry;
+  }
+  __device__ void add_carry(float (&h)[8], const Carry& carry) const {
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      h[k] = fmaf(device::exp2_approx(dt[k / 2 % 2] * rate_[k]), carry[k], h[k]);
+      h[k] = fmaf(device::exp2_approx(carry.dt[k / 2 % 2] * rate_[k]), carry.h[k], h[k]);
     }
   }
 
