@@ -94,15 +94,17 @@ TEST(SelectiveScan, EveryNumberOfStatesInEveryType) {
 }
 
 // CUDA's backward cuts rows into segments of at least 128 tokens, tiles of 8 or 4 and, where channels are few,
-// walks; blocks of 64, 32 or 16 channels.
+// walks; blocks of 64, 32 or 16 channels. 72 channels can be moved in vectors, 68 in fp32 alone.
 TEST(SelectiveScan, SegmentsAndTilesOfBackward) {
   const TestContext context;
   for (const hax_data_type type : {kFp32, kBf16}) {
     for (const int64_t length : {3, 4, 5, 7, 8, 9, 127, 128, 129, 135, 136, 137, 256, 257, 700}) {
-      for (const int64_t states : {16, 40, 70}) {
+      using Shape = std::pair<int64_t, int64_t>;
+      for (const auto& [channels, states] :
+           {Shape{68, 16}, Shape{68, 40}, Shape{68, 70}, Shape{72, 16}, Shape{72, 24}}) {
         const SelectiveScanCase c{.batch = 1,
                                   .length = length,
-                                  .channels = 68,
+                                  .channels = channels,
                                   .states = states,
                                   .options = {.type = type}};
         SCOPED_TRACE(describe(c));
@@ -114,16 +116,18 @@ TEST(SelectiveScan, SegmentsAndTilesOfBackward) {
           std::vector<int64_t>{0, 0, 1, 120, 127, 129, 129, 640, 641, 700, 700},
           std::vector<int64_t>{0, 383, 384, 513, 700}}) {
       for (const int64_t every : {0, 50}) {
-        const SelectiveScanCase c{.batch = 1,
-                                  .length = 700,
-                                  .channels = 20,
-                                  .states = 16,
-                                  .groups = 2,
-                                  .cu_seqlens = boundaries,
-                                  .checkpoint_every = every,
-                                  .options = {.type = type}};
-        SCOPED_TRACE(describe(c));
-        expect_matches_oracle(c, context);
+        for (const int64_t channels : {20, 32}) {
+          const SelectiveScanCase c{.batch = 1,
+                                    .length = 700,
+                                    .channels = channels,
+                                    .states = 16,
+                                    .groups = 2,
+                                    .cu_seqlens = boundaries,
+                                    .checkpoint_every = every,
+                                    .options = {.type = type}};
+          SCOPED_TRACE(describe(c));
+          expect_matches_oracle(c, context);
+        }
       }
     }
   }
@@ -145,6 +149,10 @@ TEST(SelectiveScan, SegmentsOfManyChannels) {
       SCOPED_TRACE(describe(c));
       expect_matches_oracle(c, context);
     }
+    const SelectiveScanCase rows{
+        .batch = 400, .length = 290, .channels = 8, .states = 16, .options = {.type = type}};
+    SCOPED_TRACE(describe(rows));
+    expect_matches_oracle(rows, context);
   }
 }
 

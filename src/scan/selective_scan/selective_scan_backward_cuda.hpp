@@ -28,15 +28,15 @@ struct CudaBackwardPlan {
   int64_t slots;        // tiles of a row
   int64_t numbers;      // of all blocks of channels at one token, as warps hold them
 
-  float* states;       // (B, slots, numbers): where tiles start, seen from the walk's start
+  // (B, slots, numbers): where tiles start, seen from the walk's start; bf16 for 16-bit activations, else fp32.
+  void* states;
   float* elapsed;      // (B, slots, blocks, width): sums of dt since the walk's start; if walks > 1
-  float* walk_states;  // (B, walks, numbers): at walks' ends, then what comes in; if walks > 1
-  float*
-      adjoints;  // (B, segments, numbers): what comes into segments at their ends; if segments > 1
-  // Either segments run side by side: over each whole segment, 0 with a sequence's end in it, beside
-  // `adjoints` at first of the segments' starts.
-  float* decays;  // (B, segments, numbers)
-  // Or they wait for the segment behind them.
+  float* walk_states;  // (B, walks, numbers): at walks' ends; if walks > 1
+  float* carried;      // (B, segments, numbers): what comes into segments' walks; if walks > 1
+  // If segments > 1, either they run side by side: what each gives to the gradient of the state before it,
+  // and its decay as a whole, 0 with a sequence's end in it.
+  float *adjoints, *decays;  // (B, segments, numbers)
+  // Or they wait for the segment behind them, whose adjoints are what comes in.
   int* turns;        // (1): blocks that have started
   int* handed_over;  // (B, segments, blocks): whether `adjoints` is there
   float* shares;     // (slices, B, L, G, 2, N): what each slice adds to dB and dC

@@ -1,218 +1,210 @@
-// The products of a tile's states with B, C and each other's channels: on tensor cores for 16-bit
-// activations, whose B and C are exact in tf32, with the other operands rounded or cut off to it; in fp32
-// arithmetic for fp32 ones. What they are handed and give lies as selective_scan_kernel_backward_tile.cuh says.
+// The products of a warp's states with B, C and their channels on tensor cores, for 16-bit activations. Scales of
+// channels keep 16 bits (two of bf16); what is summed over states or channels is rounded to bf16; sums are fp32.
+// PlainProducts has the same interface.
 #pragma once
 
-#include "device/mma.cuh"
+#include "device/mma_blocks.cuh"
 #include "scan/selective_scan/selective_scan_kernel_backward_tile.cuh"
 
 namespace hax::selective_scan {
 
-// In shared memory: a token's sums over states of 16 channels, or over channels of 16 states.
-using SumsOfToken = float[20];
+inline constexpr int kGroup = 4;  // tokens whose scales are operands of one product
 
-// A run is S::kRun = 4 tokens, t among them. Adding up goes over the columns of a product of 8 x 8 or less:
-// over c, never over r. Sums over channels, which lie along r, therefore turn their numbers over by a
-// product with the unit matrix first.
+// What the operands of four channels of a token are for sums over channels: dt u, then g, of the first and
+// third; the same of the others.
+using Weights = uint4;
+
+// What a warp gives for its 16 channels, over states: dh B; dh decay h A log2(e); C h.
+template <class S>
+struct WarpSums {
+  // Rows are padded for lanes that write four tokens at once.
+  float sums[3][S::kTile][kWarpChannels + (S::kAlone && !S::kAccurate ? 4 : 0)];
+  float padding[S::kAccurate ? 4 : 16];  // neighbouring warps' sums in other banks
+};
+
+// What a warp keeps of a tile, in packs of 16 channels by 16 states.
+template <class S>
+struct TensorMemory : WarpSums<S> {
+  using Pack = uint4[device::kWarp];
+  Pack states[S::kTile + 1];  // before each token and behind the last
+  Pack gradients[S::kTile];   // of the states behind each token
+};
+
 template <class S>
 class TensorProducts {
  public:
-  // Sums over states of token r: of channels 2c and 2c + 1, then those + 8.
-  using RowSums = float[4];
-  // Sums over states of tokens 2c and 2c + 1: of channel r, then r + 8.
-  using ColumnSums = float[4];
-  // Sums over channels of tokens 2c and 2c + 1: of state r, then r + 8.
-  using StateSums = float[4];
-  // A run's rows of B or C as operands: to multiply channels with, to sum over states with.
-  using Outer = uint32_t[2];
-  using Inner = uint32_t[4];
+  using T = typename S::T;
+  using Memory = TensorMemory<S>;
 
-  __device__ TensorProducts(const LanePlace& place, const TileShared<S>& shared)
-      : r_(place.r), c_(place.c) {
-    // What nobody reads of an operand gets a register of its own: the operand can stay where it is.
-    load_quad(unit_, &shared.units[place.lane]);
-  }
+  __device__ TensorProducts(const TileShared<S>& tile, const TileRows<S>& rows,
+                            const LanePlace& place)
+      : tile_(tile), rows_(rows), place_(place) {}
 
-  __device__ void load_outer(Outer& to, const StateRow* rows) const {
-    const float2 pair = *reinterpret_cast<const float2*>(&rows[c_][2 * r_]);
-    to[0] = bits(pair.x);
-    to[1] = bits(pair.y);
-  }
-  __device__ void load_inner(Inner& to, const StateRow* rows) const {
-    load_quad(to, &rows[r_ % S::kRun][4 * c_]);
-  }
+  // Of tokens [4 q, 4 q + 4): to add dt u B to states, g C to their gradients.
+  __device__ void ready_inputs(int q) { ready(0, q); }
+  __device__ void ready_outputs(int q) { ready(1, q); }
+  __device__ void add_input(float (&x)[8], int t) const { add(0, x, t); }
+  __device__ void add_output(float (&x)[8], int t) const { add(1, x, t); }
 
-  // x += scale of the lane's channels, times token t's row, in the order of results.
-  __device__ void add_outer(float (&x)[8], const float (&scale)[2], const Outer& row, int t) const {
-    // Products run over four tokens; all but t have a scale of 0.
-    const bool mine = c_ == t;
-    const uint32_t a[2] = {mine ? bits(scale[0]) : 0, mine ? bits(scale[1]) : 0};
+  __device__ void ready_sums() {
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      device::mma_16x8x4_tf32(reinterpret_cast<float(&)[4]>(x[4 * j]), a, row[j]);
+    for (int which = 0; which < 2; ++which) {
+      const auto& row = rows_[which][place_.state_tile][place_.r % S::kTile];
+      const uint2 pairs = *reinterpret_cast<const uint2*>(&row[4 * place_.c]);
+      const uint32_t first = operand(pairs.x), second = operand(pairs.y);
+      inner_[which][0] = __byte_perm(first, second, 0x5410);
+      inner_[which][1] = __byte_perm(first, second, 0x7632);
     }
   }
-
-  // Token t's sums over the states of x times its row.
-  __device__ void sum_states(ColumnSums& to, const float (&x)[8], const Inner& row, int t) const {
-    float sums[4] = {};
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const uint32_t a[4] = {bits(x[4 * e]), bits(x[4 * e + 1]), bits(x[4 * e + 2]),
-                             bits(x[4 * e + 3])};
-      const uint32_t b[2] = {row[2 * e], row[2 * e + 1]};
-      device::mma_16x8x8_tf32(sums, a, b);
-    }
-    const bool mine = c_ == t / 2;
-    to[t % 2] = mine ? sums[t % 2] : to[t % 2];
-    to[2 + t % 2] = mine ? sums[2 + t % 2] : to[2 + t % 2];
+  // Forward: the state before token t. Then that behind the last, which ends the way forward.
+  __device__ void keep(Memory& own, const float (&h)[8], int t) const {
+    uint32_t a[4];
+    pack(a, h);
+    device::store_matrix_x4(own.states[t], place_.lane, a);
   }
-  // The same of an x in the order of results.
-  __device__ void sum_result_states(RowSums& to, const float (&x)[8], const Inner& row,
-                                    int t) const {
-    const bool mine = r_ == t;
-#pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      float sums[2][4] = {};  // the upper half of the rows is of states 8 and more
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const uint32_t b[2] = {bits(x[4 * j + 2 * m]), bits(x[4 * j + 2 * m + 1])};
-        device::mma_16x8x8_tf32(sums[j], row, b);
-      }
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float sum = sums[0][i] + sums[1][2 + i];
-        to[2 * m + i] = mine ? sum : to[2 * m + i];
-      }
-    }
+  __device__ void keep_last(Memory& own, const float (&h)[8]) {
+    uint32_t a[4];
+    pack(a, h);
+    device::store_matrix_x4(own.states[S::kTile], place_.lane, a);
+    sum_states(sums_[2], a, 1, S::kTile - 1);
+    __syncwarp();
   }
-  // The same of what lanes have summed up over their states. Other tokens' columns get zeros, but where the
-  // sum is no number.
-  __device__ void sum_lanes(ColumnSums& to, const float (&part)[2], int t) const {
-    const uint32_t a[2] = {bits(part[0]), bits(part[1])};
-    device::mma_16x8x4_tf32(to, a, r_ == t ? bits(1.0f) : 0);
-  }
-  // Token t's sums over the channels; x[2j + e]: over the lane's channels, of state 8j + 2c + e.
-  __device__ void sum_channels(StateSums& to, const float (&x)[4], int t) const {
-    float part[2];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      float turned[4] = {};
-      const uint32_t b[2] = {bits(x[2 * j]), bits(x[2 * j + 1])};
-      device::mma_16x8x8_tf32(turned, unit_, b);
-      part[j] = turned[0] + turned[1];
-    }
-    sum_lanes(to, part, t);
-  }
-
-  __device__ void store_sums(SumsOfToken* to, const RowSums& sums) const {
-    if (r_ >= S::kRun) return;
-#pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      *reinterpret_cast<float2*>(&to[r_][8 * m + 2 * c_]) =
-          make_float2(sums[2 * m], sums[2 * m + 1]);
-    }
-  }
-  __device__ void store_columns(SumsOfToken* to, const float (&sums)[4]) const {
-    if (2 * c_ >= S::kRun) return;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) to[2 * c_ + i % 2][r_ + i / 2 * 8] = sums[i];
-  }
-  __device__ void store_shares(SumsOfToken* to, const StateSums& sums) const {
-    store_columns(to, sums);
-  }
-
- private:
-  __device__ static uint32_t bits(float x) { return __float_as_uint(x); }
-  // Four neighbouring registers of which the compiler knows nothing, or it would build operands anew for
-  // each product.
-  __device__ static void load_quad(uint32_t (&to)[4], const void* from) {
-    asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(device::shared_address(from))
-                 : "memory");
-  }
-  const int r_, c_;
-  uint32_t unit_[4];
-};
-
-// The same interface in fp32 arithmetic.
-template <class S>
-class PlainProducts {
- public:
-  // Sums over states of tokens 2c and 2c + 1: of channel r, then r + 8.
-  using RowSums = float[4];
-  using ColumnSums = float[4];
-  // Sums over channels of token r: of states 2c, 2c + 1, 8 + 2c and 9 + 2c.
-  using StateSums = float[4];
-  using Row = const StateRow*;
-  using Outer = Row;
-  using Inner = Row;
-
-  __device__ PlainProducts(const LanePlace& place, const TileShared<S>&)
-      : r_(place.r), c_(place.c) {}
-
-  __device__ void load_outer(Row& to, Row rows) const { to = rows; }
-  __device__ void load_inner(Row& to, Row rows) const { to = rows; }
-
-  __device__ void add_outer(float (&x)[8], const float (&scale)[2], Row row, int t) const {
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      float& of_k = x[result_place(k)];
-      of_k = fmaf(scale[k % 2], row[t][4 * c_ + k / 4 * 2 + k / 2 % 2], of_k);
-    }
-  }
-  __device__ void sum_states(ColumnSums& to, const float (&x)[8], Row row, int t) const {
-    float part[2] = {};
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      part[k % 2] = fmaf(x[k], row[t][4 * c_ + k / 4 * 2 + k / 2 % 2], part[k % 2]);
-    }
-    sum_lanes(to, part, t);
-  }
-  __device__ void sum_result_states(RowSums& to, const float (&x)[8], Row row, int t) const {
-    float ordered[8];
-    from_results(ordered, x);
-    sum_states(to, ordered, row, t);
-  }
-  __device__ void sum_lanes(ColumnSums& to, const float (&part)[2], int t) const {
-#pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      const float sum = device::warp_sum<4>(part[m]);
-      if (c_ == t / 2) to[2 * m + t % 2] = sum;
-    }
-  }
-  __device__ void sum_channels(StateSums& to, const float (&x)[4], int t) const {
+  // Back: the state before token t again; the gradient of that behind it; the lane's sums over its states of
+  // dh decay h A log2(e).
+  __device__ void recall(Memory& own, float (&h)[8], int t) {
+    uint32_t a[4];
+    device::load_matrix_x4(a, own.states[t] + place_.lane);
+    if (t > 0) sum_states(sums_[2], a, 1, t - 1);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      float sum = x[i];
+      const float2 pair = device::unpack_pair<bf16>(a[i]);
+      h[2 * i] = pair.x;
+      h[2 * i + 1] = pair.y;
+    }
+  }
+  __device__ void take_gradient(Memory& own, const float (&dh)[8], int t) {
+    uint32_t a[4];
+    pack(a, dh);
+    device::store_matrix_x4(own.gradients[t], place_.lane, a);
+    sum_states(sums_[0], a, 0, t);
+  }
+  __device__ void take_rates(Memory&, const float (&part)[2], int t) {
+    const uint32_t a[2] = {__float_as_uint(part[0]), __float_as_uint(part[1])};
+    float all[4] = {};
+    device::mma_16x8x4_tf32(all, a, __float_as_uint(1.0f));
+    pick(sums_[1], all, t);
+  }
+  __device__ void store(Memory& own) const {
+    if (2 * place_.c >= S::kTile) return;
 #pragma unroll
-      for (int distance = 4; distance < device::kWarp; distance *= 2) {
-        sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+    for (int which = 0; which < 3; ++which) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        *reinterpret_cast<float2*>(&own.sums[which][2 * place_.c + i][2 * place_.r]) =
+            make_float2(sums_[which][i], sums_[which][2 + i]);
       }
-      if (r_ == t) to[i] = sum;
     }
   }
 
-  __device__ void store_sums(SumsOfToken* to, const RowSums& sums) const {
-    store_columns(to, sums);
+ private:
+  // fp16 takes two of bf16 to be exact, as what is added to a state stays there.
+  static constexpr bool kSplit = type_of<T> != Type::bf16;
+  // Two neighbours of B or C in bf16.
+  __device__ static uint32_t operand(uint32_t pair) {
+    if constexpr (type_of<T> == Type::bf16) {
+      return pair;
+    } else {
+      const float2 values = device::unpack_pair<T>(pair);
+      return device::pack_pair<bf16>(values.x, values.y);
+    }
   }
-  __device__ void store_columns(SumsOfToken* to, const ColumnSums& sums) const {
-    if (2 * c_ >= S::kRun) return;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) to[2 * c_ + i % 2][r_ + i / 2 * 8] = sums[i];
+  __device__ void ready(int which, int q) {
+    const int t = kGroup * q + place_.c;
+    const uint2 scales =
+        *reinterpret_cast<const uint2*>(&tile_.scales[which][S::place_of(t, place_.channel)]);
+    scales_[which][0] = scales.x;
+    scales_[which][1] = scales.y;
+    const uint32_t pair =
+        *reinterpret_cast<const uint32_t*>(&rows_[which][place_.state_tile][t][2 * place_.r]);
+    const uint32_t high = operand(pair);
+    outer_[which][0][0] = __byte_perm(high, high, 0x1010);
+    outer_[which][1][0] = __byte_perm(high, high, 0x3232);
+    if constexpr (kSplit) {
+      const float2 all = device::unpack_pair<T>(pair), part = device::unpack_pair<bf16>(high);
+      const uint32_t low = device::pack_pair<bf16>(all.x - part.x, all.y - part.y);
+      outer_[which][0][1] = __byte_perm(low, low, 0x1010);
+      outer_[which][1][1] = __byte_perm(low, low, 0x3232);
+    }
   }
-  __device__ void store_shares(SumsOfToken* to, const StateSums& sums) const {
-    if (r_ >= S::kRun) return;
+  // Products run over four tokens; all but t have a scale of 0.
+  __device__ void add(int which, float (&x)[8], int t) const {
+    const bool mine = place_.c == t % kGroup;
+    const uint32_t low = mine ? scales_[which][0] : 0, high = mine ? scales_[which][1] : 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) to[r_][i / 2 * 8 + 2 * c_ + i % 2] = sums[i];
+    for (int j = 0; j < 2; ++j) {
+      float(&to)[4] = reinterpret_cast<float(&)[4]>(x[4 * j]);
+      if constexpr (kSplit) {
+        device::mma_16x8x16<bf16>(to, {low, high, low, high}, outer_[which][j]);
+      } else {
+        device::mma_16x8x8_bf16(to, {low, high}, outer_[which][j][0]);
+      }
+    }
+  }
+  __device__ static void pack(uint32_t (&a)[4], const float (&x)[8]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[i] = device::pack_pair<bf16>(x[2 * i], x[2 * i + 1]);
+  }
+  // Columns are tokens: the lanes that have column t keep it.
+  __device__ void pick(float (&to)[4], const float (&all)[4], int t) const {
+    const bool mine = place_.c == t / 2;
+    to[t % 2] = mine ? all[t % 2] : to[t % 2];
+    to[2 + t % 2] = mine ? all[2 + t % 2] : to[2 + t % 2];
+  }
+  __device__ void sum_states(float (&to)[4], const uint32_t (&a)[4], int which, int t) const {
+    float all[4] = {};
+    device::mma_16x8x16<bf16>(all, a, inner_[which]);
+    pick(to, all, t);
   }
 
- private:
-  const int r_, c_;
+  const TileShared<S>& tile_;
+  const TileRows<S>& rows_;
+  const LanePlace& place_;
+  uint32_t scales_[2][2], outer_[2][2][kSplit ? 2 : 1], inner_[2][2];
+  float sums_[3][4] = {};
 };
 
-template <class S>
-using Products = std::conditional_t<S::kAccurate, PlainProducts<S>, TensorProducts<S>>;
+// What a block adds to dB and dC, from its warps' packs: to(which, token, first of four states, sums).
+template <class S, class F>
+__device__ void sum_channels(const TensorMemory<S> (&warps)[S::kWarps],
+                             const Weights (&weights)[S::kPlaces / 4], int state_tiles, F&& to) {
+  const int lane = thread_index() % device::kWarp, which = lane / 4;
+  const int own = thread_index() / device::kWarp;
+  const int items = S::kTile * (S::kAlone ? 1 : state_tiles) / S::kWarps;
+#pragma unroll(S::kAlone ? S::kTile / S::kWarps : 1)
+  for (int item = 0; item < items; ++item) {
+    const int t = (own + item * S::kWarps) % S::kTile;
+    const int state_tile = S::kAlone ? 0 : (own + item * S::kWarps) / S::kTile;
+    float dB[2][4] = {}, dC[2][4] = {};
+#pragma unroll
+    for (int i = 0; i < S::kMostChannels / kWarpChannels; ++i) {
+      const int warp = S::kAlone ? i : i * state_tiles + state_tile;
+      if (warp >= S::kWarps) break;
+      const Weights weight = weights[S::place_of(t, kWarpChannels * i) / 4 + lane % 4];
+      const uint32_t a[4] = {weight.x, weight.y, weight.z, weight.w};
+      uint32_t gradient[4], state[4];
+      device::load_matrix_x4_transposed(gradient, warps[warp].gradients[t] + lane);
+      device::load_matrix_x4_transposed(state, warps[warp].states[t + 1] + lane);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        device::mma_16x8x16<bf16>(dB[j], a, {gradient[2 * j], gradient[2 * j + 1]});
+        device::mma_16x8x16<bf16>(dC[j], a, {state[2 * j], state[2 * j + 1]});
+      }
+    }
+    // Rows 0 to 7 are weighted with dt u, the others with g; all of a kind are the same.
+    const float sums[4] = {which ? dC[0][2] : dB[0][0], which ? dC[1][2] : dB[1][0],
+                           which ? dC[0][3] : dB[0][1], which ? dC[1][3] : dB[1][1]};
+    if (which < 2) to(which, t, state_tile * kWarpStates + lane % 4 * 4, sums);
+  }
+}
 
 }  // namespace hax::selective_scan

@@ -7,42 +7,28 @@
 namespace hax::selective_scan {
 namespace {
 
-// Whether each tensor's elements can be moved in vectors, from a group's first channel on, and its tokens lie
+// Whether each tensor can be moved in vectors of 16 bytes, from a group's first channel on, and its tokens lie
 // less than 2 GiB apart.
+template <class T>
 bool all_vectors(const BackwardParams& p) {
-  constexpr int64_t kFarthest = std::numeric_limits<int32_t>::max();
-  const auto near = [&](const Tensor& t) {
+  constexpr int kVector = device::kVectorElements<T>;
+  const auto good = [](const Tensor& t) {
     return !t ||
-           t.stride[1] * size_of(t.type) == static_cast<int32_t>(t.stride[1] * size_of(t.type));
+           (device::moves_in_vectors<kVector>(t) &&
+            t.stride[1] * size_of(t.type) == static_cast<int32_t>(t.stride[1] * size_of(t.type)));
   };
-  const auto good = [&](const Tensor& t) { return device::moves_in_vectors<4>(t) && near(t); };
-  return p.channels / larger(1, p.groups) % 4 == 0 && p.states % 2 == 0 && good(p.u) &&
-         good(p.delta) && good(p.dy) && good(p.z) && good(p.du) && good(p.ddelta) && good(p.dz) &&
-         device::moves_in_vectors<2>(p.B) && near(p.B) && device::moves_in_vectors<2>(p.C) &&
-         near(p.C) && p.groups * p.states * 8 <= kFarthest;
-}
-
-BackwardSteps steps_of(const BackwardParams& p) {
-  const auto step = [](const Tensor& t) {
-    return static_cast<int32_t>(t.stride[1] * size_of(t.type));
-  };
-  return {{step(p.u), step(p.delta), step(p.dy), step(p.z), step(p.du), step(p.ddelta), step(p.dz)},
-          {step(p.B), step(p.C)},
-          static_cast<int32_t>(p.groups * p.states * 8)};
+  return p.channels / larger(1, p.groups) % kVector == 0 && good(p.u) && good(p.delta) &&
+         good(p.dy) && good(p.z) && good(p.du) && good(p.ddelta) && good(p.dz) && good(p.B) &&
+         good(p.C);
 }
 
 template <class S>
 void launch_scans(const device::Launcher& launch, const BackwardParams& p,
                   const CudaBackwardPlan& plan) {
-  const BackwardSteps steps = steps_of(p);
   const int64_t blocks = p.groups * plan.per_group;
-  launch(backward_states_kernel<S>, p.batch * plan.walks * blocks, S::kThreads, 0, p, plan, steps);
-  if (plan.decays) {
-    launch(backward_carry_kernel, ceil_div(p.batch * plan.numbers, kCarryThreads), kCarryThreads, 0,
-           p.batch, plan);
-  }
+  launch(backward_states_kernel<S>, p.batch * plan.walks * blocks, S::kThreads, 0, p, plan);
   launch(backward_kernel<S>, p.batch * plan.segments * p.groups * plan.slices, S::kThreads,
-         sizeof(BackwardShared<S>), p, plan, steps);
+         sizeof(BackwardShared<S>), p, plan);
 }
 
 template <class T>
@@ -50,15 +36,15 @@ void dispatch_scans(const device::Launcher& launch, const BackwardParams& p,
                     const CudaBackwardPlan& plan) {
   // With many warps there is no shared memory left to fetch a tile ahead.
   if (plan.warps == kManyWarps) {
-    return launch_scans<BackwardShape<T, kManyWarps, 0, false>>(launch, p, plan);
+    return launch_scans<BackwardShape<T, kManyWarps, false, false>>(launch, p, plan);
   }
-  if (!all_vectors(p)) {
-    return launch_scans<BackwardShape<T, kFewWarps, 0, false>>(launch, p, plan);
+  if (!all_vectors<T>(p)) {
+    return launch_scans<BackwardShape<T, kFewWarps, false, false>>(launch, p, plan);
   }
   if (plan.state_tiles > 1) {
-    return launch_scans<BackwardShape<T, kFewWarps, 0, true>>(launch, p, plan);
+    return launch_scans<BackwardShape<T, kFewWarps, false, true>>(launch, p, plan);
   }
-  launch_scans<BackwardShape<T, kFewWarps, 1, true>>(launch, p, plan);
+  launch_scans<BackwardShape<T, kFewWarps, true, true>>(launch, p, plan);
 }
 
 }  // namespace

@@ -3,10 +3,21 @@
 namespace hax::selective_scan {
 namespace {
 
-// Blocks that a GPU of 132 multiprocessors runs at once, and that keep it busy to the end.
-constexpr int64_t kEnoughAtOnce = 396, kEnoughBlocks = 1584;
+// Blocks that a GPU of 132 multiprocessors runs at once on the way back and in the sweep, and that keep it busy
+// to the end.
+constexpr int64_t kAtOnce = 396, kSweepsAtOnce = 528, kEnoughBlocks = 1584;
 // Of a segment's tokens: fewer are not worth the hand-over, more gather rounding.
 constexpr int64_t kFewestTokens = 128, kMostTokens = 4096;
+
+// Segments of a row, `least` or somewhat more: as many as leave the GPU idle least at the end.
+int64_t well_filling(int64_t wide, int64_t least, int64_t most) {
+  int64_t best = least;
+  const auto rounds = [&](int64_t segments) { return ceil_div(wide * segments, kAtOnce); };
+  for (int64_t n = least + 1; n <= smaller(most, least + least / 2 + 1); ++n) {
+    if (rounds(n) * best < rounds(best) * n) best = n;
+  }
+  return best;
+}
 
 }  // namespace
 
@@ -22,10 +33,11 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   const int64_t tile = backward_tile(plan.warps);
 
   const int64_t wide = larger(1, p.batch * blocks);
-  const bool wait = wide >= kEnoughAtOnce;
-  const int64_t wanted = wait ? ceil_div(kEnoughBlocks, wide) : kEnoughAtOnce / wide;
+  const bool wait = wide >= kAtOnce;
+  const int64_t wanted = wait ? ceil_div(kEnoughBlocks, wide) : kAtOnce / wide;
   const int64_t most = larger(1, p.length / kFewestTokens);
-  plan.segments = larger(ceil_div(p.length, kMostTokens), smaller(wanted, most));
+  const int64_t least = larger(ceil_div(p.length, kMostTokens), smaller(wanted, most));
+  plan.segments = wide * least > kAtOnce ? well_filling(wide, least, most) : least;
   plan.segment = round_up(ceil_div(p.length, larger(1, plan.segments)), tile);
   plan.segments = p.length > 0 ? ceil_div(p.length, plan.segment) : 0;
   // Blocks of channels taken one after the other add to the same shares of dB and dC; where segments wait
@@ -33,16 +45,22 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   const int64_t passes = wait ? 1 : smaller(plan.segments * wide / kEnoughBlocks, plan.per_group);
   plan.slices = ceil_div(plan.per_group, larger(1, passes));
   // States that the caller has need no carry from walk to walk.
-  const int64_t walks = wait || p.checkpoints ? 1 : ceil_div(kEnoughAtOnce, wide);
+  const int64_t walks = wait || p.checkpoints ? 1 : larger(1, kSweepsAtOnce / wide);
   plan.walk = ceil_div(larger(1, plan.segments), smaller(walks, larger(1, plan.segments)));
   plan.walks = ceil_div(plan.segments, plan.walk);
   plan.slots = ceil_div(p.length, tile);
   plan.numbers = blocks * plan.warps * kWarpNumbers;
 
-  plan.states = workspace.take<float>(p.batch * plan.slots * plan.numbers);
+  const int64_t starts = p.batch * plan.slots * plan.numbers;
+  if (p.u.type == Type::fp32) {
+    plan.states = workspace.take<float>(starts);
+  } else {
+    plan.states = workspace.take<bf16>(starts);
+  }
   if (plan.walks > 1) {
     plan.elapsed = workspace.take<float>(p.batch * plan.slots * blocks * plan.width);
     plan.walk_states = workspace.take<float>(p.batch * plan.walks * plan.numbers);
+    plan.carried = workspace.take<float>(p.batch * plan.segments * plan.numbers);
   }
   if (plan.segments > 1) {
     plan.adjoints = workspace.take<float>(p.batch * plan.segments * plan.numbers);
