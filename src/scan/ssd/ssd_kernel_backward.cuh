@@ -10,11 +10,12 @@
 
 namespace hax::ssd {
 
-template <class T_, int kTokens_, int kStates_, int kWidth_>
+template <class T_, int kTokens_, int kStates_, int kWidth_, bool kByHeads_>
 struct BackwardShape {
   using T = T_;
   static constexpr int kTokens = kTokens_;  // of a chunk
   static constexpr int kStates = kStates_, kWidth = kWidth_;
+  static constexpr bool kByHeads = kByHeads_;
   static constexpr bool kExact = type_of<T> == Type::fp32;
   static constexpr int kPad = device::kVectorElements<T>;
   // Elements of a row in shared memory.

@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kSumThreads)
     return static_cast<float>(block_sum(sum, memory));
   };
   if (p.dA) {
-    const float sum = total(plan.dA, 2 * chunks, units, plan.slices);
+    const float sum = total(plan.dA, plan.parts * chunks, units, plan.slices);
     if (threadIdx.x == 0) *p.dA.at<float>(head) = sum;
   }
   if (p.ddt_bias) {

@@ -1,8 +1,8 @@
 // The states where chunks start and the gradients of those where chunks end, for ssd's backward. A block walks one
-// unit of one sequence, forwards or back, its state in registers; tiles arrive some steps ahead.
+// unit of one sequence, forwards or back, its state in registers; tiles arrive some steps ahead. Where there are too few
+// of these, they are cut into segments: a first pass leaves what each adds to the state, a second one starts from those.
 #pragma once
 
-#include "device/named_barrier.cuh"
 #include "scan/ssd/ssd_kernel_backward.cuh"
 
 namespace hax::ssd {
@@ -31,7 +31,8 @@ class Walk {
 
  public:
   __device__ Walk(WalkShared<S>& shared, const BackwardParams& p, const CudaBackwardPlan& plan,
-                  const BackwardAccess& access, bool back, int64_t s, int64_t unit)
+                  const BackwardAccess& access, bool back, int64_t s, int64_t unit, int64_t segment,
+                  bool only_sum)
       : shared_(shared),
         p_(p),
         plan_(plan),
@@ -42,63 +43,73 @@ class Walk {
         unit_(p, plan.slices, S::kWidth, unit),
         group_(unit_.head / (p.heads / p.groups)),
         chunks_((range_.length + S::kTokens - 1) / S::kTokens),
-        place_(plan.chunks.first_of(p.sequences, s)) {}
+        place_(plan.chunks.first_of(p.sequences, s)),
+        segment_(segment),
+        begin_(segment * plan.segment_chunks),
+        end_(min(chunks_, begin_ + plan.segment_chunks)),
+        only_sum_(only_sum) {}
 
-  // By the warp that brings the tiles.
-  __device__ void fetch_all() {
-    const int64_t steps = count_steps();
-    for (int ahead = 0; ahead < kWalkStages - 1; ++ahead) {
-      if (ahead < steps) fetch_step(ahead);
-      device::commit_copies();
-    }
-    for (int64_t i = 0; i < steps; ++i) {
-      device::wait_for_copies<kWalkStages - 2>();
-      meet();
-      if (i + kWalkStages - 1 < steps) fetch_step(i + kWalkStages - 1);
-      device::commit_copies();
-    }
-    if (ends_with_state(steps)) meet();
-  }
-
-  // By all others.
+  // The last warp brings the tiles; the others compute.
   __device__ void run() {
-    load(back_ ? p_.dfinal_state : p_.initial_state,
-         (back_ ? p_.dfinal_state : p_.initial_state).offset(s_, unit_.head), 1.0f);
+    const bool fetches = threadIdx.x >= kThreads;
     const int64_t steps = count_steps();
-    for (int64_t i = 0; i < steps; ++i) {
-      if (i % kPerChunk == 0) put_state();
-      meet();
-      const auto& stage = shared_.stages[static_cast<int>(i % kWalkStages)];
-      if (i % kPerChunk == 0) {
-        store_state(i / kPerChunk);
-        fade(i / kPerChunk, stage.decays[back_]);
+    if (fetches) {
+      for (int ahead = 0; ahead < kWalkStages - 1; ++ahead) {
+        if (ahead < steps) fetch_step(ahead);
+        device::commit_copies();
       }
-      add(stage);
+    } else {
+      start();
+    }
+    for (int64_t i = 0; i < steps; ++i) {
+      if (fetches) {
+        device::wait_for_copies<kWalkStages - 2>();
+      } else if (i % kPerChunk == 0 && !only_sum_) {
+        put_state();
+      }
+      __syncthreads();
+      if (fetches) {
+        if (i + kWalkStages - 1 < steps) fetch_step(i + kWalkStages - 1);
+        device::commit_copies();
+      } else {
+        const auto& stage = shared_.stages[static_cast<int>(i % kWalkStages)];
+        if (i % kPerChunk == 0) {
+          if (!only_sum_) store_state(begin_ + i / kPerChunk);
+          fade(begin_ + i / kPerChunk, stage.decays[back_]);
+        }
+        add(stage);
+      }
     }
     if (ends_with_state(steps)) {
-      put_state();
-      meet();
-      store_state(chunks_ - 1);
+      if (!fetches) put_state();
+      __syncthreads();
+      if (!fetches) store_state(end_ - 1);
     }
-    if (back_ && p_.dinitial_state) store_initial_gradient();
+    if (fetches) return;
+    if (only_sum_) {
+      store_sum();
+    } else if (makes_initial_gradient()) {
+      store_initial_gradient();
+    }
   }
 
  private:
-  // The warps' ways differ, so this is no __syncthreads().
-  __device__ static void meet() { device::wait_at_barrier(1, kThreads + device::kWarp); }
+  __device__ bool makes_initial_gradient() const {
+    return back_ && p_.dinitial_state && end_ == chunks_;
+  }
   // Forwards the state behind the last chunk is of no use, back the one before the first chunk may be.
   __device__ int64_t count_steps() const {
-    return kPerChunk * (back_ && p_.dinitial_state ? chunks_ : chunks_ - 1);
+    return kPerChunk * (end_ - begin_ - (only_sum_ || makes_initial_gradient() ? 0 : 1));
   }
   __device__ bool ends_with_state(int64_t steps) const {
-    return chunks_ > 0 && steps < kPerChunk * chunks_;
+    return end_ > begin_ && steps < kPerChunk * (end_ - begin_);
   }
   __device__ int64_t chunk_at(int64_t step) const { return back_ ? chunks_ - 1 - step : step; }
 
   __device__ void fetch_step(int64_t i) {
     const Team<device::kWarp> team{lane_};
     auto& stage = shared_.stages[static_cast<int>(i % kWalkStages)];
-    const int64_t chunk = chunk_at(i / kPerChunk);
+    const int64_t chunk = chunk_at(begin_ + i / kPerChunk);
     const int begin = static_cast<int>(i % kPerChunk) * kTokens;
     const int64_t first = chunk * S::kTokens + begin, token = range_.begin + first;
     const int tokens =
@@ -126,11 +137,53 @@ class Walk {
       const int64_t last = end / p_.checkpoints.every * p_.checkpoints.every;
       if (last > begin) {
         const Tensor& states = p_.checkpoints.states;
+        decay_ = 0.0f;
         return load(states, p_.checkpoints.offset(range_, last) + unit_.head * states.stride[2],
                     decay);
       }
     }
     state_.for_each([&](float& value, int, int) { value *= decay; });
+    decay_ *= decay;
+  }
+
+  // The state before the segment, from the sums of those before it.
+  __device__ void start() {
+    if (only_sum_) return state_.clear();
+    const Tensor& first = back_ ? p_.dfinal_state : p_.initial_state;
+    load(first, first.offset(s_, unit_.head), 1.0f);
+    for (int64_t i = 0; i < segment_; ++i) {
+      const float decay = __ldcg(plan_.segment_decays + walk() * plan_.segments + i);
+      const float4* const sums = segment_sums(i);
+      int k = 0;
+      each_four([&](float (&values)[4]) {
+        const float4 sum = __ldcg(sums + k++ * kThreads);
+        values[0] = values[0] * decay + sum.x, values[1] = values[1] * decay + sum.y;
+        values[2] = values[2] * decay + sum.z, values[3] = values[3] * decay + sum.w;
+      });
+    }
+  }
+  __device__ void store_sum() {
+    float4* const sums = segment_sums(segment_);
+    int k = 0;
+    each_four([&](float (&values)[4]) {
+      sums[k++ * kThreads] = make_float4(values[0], values[1], values[2], values[3]);
+    });
+    if (threadIdx.x == 0) plan_.segment_decays[walk() * plan_.segments + segment_] = decay_;
+  }
+  __device__ int64_t walk() const {
+    return (s_ * plan_.units(p_.heads) + unit_.index) * 2 + back_;
+  }
+  __device__ float4* segment_sums(int64_t segment) const {
+    return reinterpret_cast<float4*>(plan_.segment_states) +
+           (walk() * plan_.segments + segment) * (S::kStateSize / 4) + threadIdx.x;
+  }
+  template <class F>
+  __device__ void each_four(F&& f) {
+#pragma unroll
+    for (int i = 0; i < Grid::Tile::kRowBlocks; ++i) {
+#pragma unroll
+      for (int j = 0; j < Grid::Tile::kColumnBlocks; ++j) f(state_.values[i][j]);
+    }
   }
 
   __device__ void add(const typename WalkShared<S>::Stage& stage) {
@@ -208,28 +261,28 @@ class Walk {
   const int64_t s_;
   const Sequences::Range range_;
   const Unit unit_;
-  const int64_t group_, chunks_, place_;
+  const int64_t group_, chunks_, place_, segment_;
+  const int64_t begin_, end_;  // chunks of the segment, counted as they are walked
+  const bool only_sum_;
+  float decay_ = 1.0f;  // over what was walked
   const int lane_ = threadIdx.x % device::kWarp;
   const int row_ = Grid::row(threadIdx.x / device::kWarp);
   const int column_ = Grid::column(threadIdx.x / device::kWarp);
   typename Grid::Tile state_;
 };
 
-// A block for every (sequence, unit, direction), directions fastest.
+// A block for every (segment, sequence, unit, direction), directions fastest.
 template <class S>
 __global__ void __launch_bounds__((S::kWalkWarps + 1) * device::kWarp, 2)
     backward_states_kernel(const __grid_constant__ BackwardParams p,
                            const __grid_constant__ CudaBackwardPlan plan,
-                           const __grid_constant__ BackwardAccess access) {
+                           const __grid_constant__ BackwardAccess access, bool only_sum) {
   extern __shared__ __align__(16) unsigned char memory[];
-  const int64_t units = plan.units(p.heads);
+  const int64_t units = plan.units(p.heads), walks = units * p.sequences.count();
+  const int64_t index = blockIdx.x / 2 % walks;
   Walk<S> walk(*reinterpret_cast<WalkShared<S>*>(memory), p, plan, access, blockIdx.x % 2 != 0,
-               blockIdx.x / 2 / units, blockIdx.x / 2 % units);
-  if (threadIdx.x < S::kWalkWarps * device::kWarp) {
-    walk.run();
-  } else {
-    walk.fetch_all();
-  }
+               index / units, index % units, blockIdx.x / 2 / walks, only_sum);
+  walk.run();
 }
 
 }  // namespace hax::ssd

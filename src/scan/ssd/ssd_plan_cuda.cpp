@@ -39,6 +39,25 @@ ForwardParams forward_without_gate(const BackwardParams& p, const Tensor& y) {
   return forward;
 }
 
+// Lengths of packed sequences are not known here, so those are not cut.
+void plan_segments(const BackwardParams& p, CudaBackwardPlan& plan, Workspace& workspace) {
+  constexpr int64_t kProcessors = 132, kLeastChunks = 8;
+  const int64_t walks = 2 * p.sequences.count() * plan.units(p.heads);
+  const int64_t chunks = plan.chunks.per_row(p.sequences);
+  plan.segments = 1;
+  plan.segment_chunks = larger(1, chunks);
+  if (!p.sequences.packed() && walks > 0 && walks < kProcessors) {
+    const int64_t segments = smaller(2 * kProcessors / walks, chunks / kLeastChunks);
+    if (segments > 1) {
+      plan.segment_chunks = ceil_div(chunks, segments);
+      plan.segments = ceil_div(chunks, plan.segment_chunks);
+    }
+  }
+  const int64_t sums = plan.segments > 1 ? walks * plan.segments : 0;
+  plan.segment_states = workspace.take<float>(sums * plan.shape.width * plan.shape.states);
+  plan.segment_decays = workspace.take<float>(sums);
+}
+
 CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspace) {
   constexpr int64_t kEnoughBlocks = 512;
   CudaBackwardPlan plan;
@@ -65,13 +84,16 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   plan.decays = workspace.take<float>(per_head * 4);
   plan.weights = take(2 * per_head * tokens);
   plan.states = take(2 * plan.chunks.count * units * plan.shape.width * plan.shape.states);
-  plan.dscores = take(plan.shares * plan.chunks.count * p.groups * tokens * tokens);
-  plan.step_sums = workspace.take<float>(2 * plan.slices * per_head * tokens);
+  plan_segments(p, plan, workspace);
+  const int64_t pieces = plan.shape.by_heads ? 0 : 1;
+  plan.dscores = take(pieces * plan.shares * plan.chunks.count * p.groups * tokens * tokens);
+  plan.step_sums = workspace.take<float>(pieces * 2 * plan.slices * per_head * tokens);
   const bool several = plan.shares > 1 && (p.dB || p.dC);
   plan.gradients = workspace.take<float>(
       several ? plan.shares * p.batch * p.length * p.groups * 2 * p.states : 0);
   if (!several) plan.gradients = nullptr;
-  plan.dA = workspace.take<float>(2 * plan.chunks.count * units);
+  plan.parts = 1 + pieces;
+  plan.dA = workspace.take<float>(plan.parts * plan.chunks.count * units);
   plan.dD = workspace.take<float>(p.dD ? plan.chunks.count * units * plan.skip_columns : 0);
   plan.dbias = workspace.take<float>(per_head);
   return plan;
