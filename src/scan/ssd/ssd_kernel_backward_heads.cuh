@@ -54,10 +54,10 @@ class HeadsTile {
                     device::factor(shared_.C, S::kStateRow), 0, row, Q);
     dC_.add_product(device::transposed(dscores, S::kTokenRow), row,
                     device::factor(shared_.B, S::kStateRow), 0, 0, row + Grid::kRows);
-    store_group_gradient<S, Grid>(dB_, p_, plan_, block_.chunk, block_.group, block_.share, 0,
-                                  warp_);
-    store_group_gradient<S, Grid>(dC_, p_, plan_, block_.chunk, block_.group, block_.share, 1,
-                                  warp_);
+    store_group_gradient<S>(dB_, p_, plan_, access_, block_.chunk, block_.group, block_.share, 0,
+                            row, 0);
+    store_group_gradient<S>(dC_, p_, plan_, access_, block_.chunk, block_.group, block_.share, 1,
+                            row, 0);
   }
 
  private:

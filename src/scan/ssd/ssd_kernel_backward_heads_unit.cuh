@@ -32,7 +32,6 @@ struct HeadsShared {
     T h[S::kWidth * S::kStateRow], dh[S::kWidth * S::kStateRow];
     uint4 dscores[HeadBlocks<S>::kCount][device::kWarp];  // a lane's part of a left operand
     float dt[Q], exponent[Q];
-    float decays[4];  // as in the plan
     // What pairs and states give to y . g: by t; by s without dt, with later tokens and with dh; a token with itself.
     float later[Q], earlier[2][Q], own[Q];
     T to_end[Q], from_start[Q];  // weights in dB, dC
@@ -65,7 +64,9 @@ class UnitGradients {
         plan_(plan),
         access_(access),
         chunk_(chunk),
-        unit_(p, plan.slices, S::kWidth, unit) {}
+        unit_(p, plan.slices, S::kWidth, unit),
+        dx_(p.dx ? p.dx.at<T>(chunk.sequence.row, chunk.token() + lane_ / 4, unit_.head) : nullptr),
+        dx_band_(16 * p.dx.stride[1]) {}
 
   __device__ void fetch() {
     const Team<device::kWarp> team{lane_};
@@ -79,8 +80,7 @@ class UnitGradients {
     fetch_compact<S::kWidth, S::kStates, S::kStateRow>(
         team, head_.dh, states + (plan_.chunks.count * units + at) * S::kStateSize);
     const int64_t steps = chunk_.place * p_.heads + unit_.head;
-    fetch_bytes(team, head_.dt, plan_.steps + steps * 3 * Q, 2 * Q * sizeof(float));
-    fetch_bytes(team, head_.decays, plan_.decays + steps * 4, sizeof(head_.decays));
+    fetch_bytes(team, head_.dt, plan_.steps + steps * 2 * Q, 2 * Q * sizeof(float));
     const float bias = p_.dt_bias ? *p_.dt_bias.at<float>(unit_.head) : 0.0f;
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
@@ -258,27 +258,25 @@ class UnitGradients {
       at[1] = at[1] * dt[k % 2] + D[k / 2][1] * g.y;
       skip[k / 2 * 2] += u.x * g.x;
       skip[k / 2 * 2 + 1] += u.y * g.y;
-      if (p_.dx) store_dx(s + k % 2 * 8, k / 2 * 8 + c, at[0], at[1]);
+      if (p_.dx) store_dx(dx_ + i * dx_band_ + k % 2 * (dx_band_ / 2), s + k % 2 * 8, k / 2 * 8 + c,
+                          at[0], at[1]);
     }
   }
 
   __device__ float skip_of(int p) const {
-    if (p_.D.ndim == 1) return head_.decays[3];
+    if (p_.D.ndim == 1) return *p_.D.at<float>(unit_.head);
     return p < unit_.width ? *p_.D.at<float>(unit_.head, p) : 0.0f;
   }
 
-  __device__ void store_dx(int s, int p, float first, float second) {
-    if (s >= chunk_.tokens) return;
-    T* const to = p_.dx.at<T>(chunk_.sequence.row, chunk_.token() + s, unit_.head) +
-                  p * p_.dx.stride[3];
+  // to: token s of dx
+  __device__ void store_dx(T* to, int s, int p, float first, float second) {
+    if (s >= chunk_.tokens || p >= unit_.width) return;
     if (access_.dx) {
-      if (p < unit_.width) {
-        *reinterpret_cast<uint32_t*>(to) = device::pack_pair<T>(first, second);
-      }
+      *reinterpret_cast<uint32_t*>(to + p) = device::pack_pair<T>(first, second);
       return;
     }
-    if (p < unit_.width) *to = device::from_float<T>(first);
-    if (p + 1 < unit_.width) to[p_.dx.stride[3]] = device::from_float<T>(second);
+    to[p * p_.dx.stride[3]] = device::from_float<T>(first);
+    if (p + 1 < unit_.width) to[(p + 1) * p_.dx.stride[3]] = device::from_float<T>(second);
   }
 
   // Adds the sums of pairs by later tokens.
@@ -321,6 +319,7 @@ class UnitGradients {
     sum_later(later, lane_);
     sum_earlier(earlier, lane_);
     const bool limits = p_.dt_min > 0.0f || p_.dt_max <= FLT_MAX;
+    const float rate = *p_.A.at<float>(unit_.head);
     float dA = 0.0f, dbias = 0.0f;
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
@@ -333,7 +332,7 @@ class UnitGradients {
         const float step = device::softplus_accurate(raw_[k]);
         if (step < p_.dt_min || step > p_.dt_max) slope = 0.0f;
       }
-      const float sum = head_.decays[2] * dexponent + direct[k];
+      const float sum = rate * dexponent + direct[k];
       const float ddt = slope == 0.0f ? 0.0f : sum * slope;
       if (p_.ddt) {
         device::store_any(p_.ddt,
@@ -356,6 +355,8 @@ class UnitGradients {
   const ChunkAt& chunk_;
   const Unit unit_;
   const int lane_ = threadIdx.x % device::kWarp;
+  T* const dx_;  // the first token that the lane has
+  const int64_t dx_band_;
   float raw_[2];   // dt with its bias, of tokens 2 lane and 2 lane + 1
   float through_;  // h . dh, faded over the chunk
 };

@@ -66,8 +66,10 @@ class InputTile {
       states_.add_product(device::transposed(shared_.mix, S::kTokenRow), row_,
                           device::factor(shared_.ends.C, S::kStateRow), column_, row_, Q);
     }
-    store_group_gradient<S, typename G::States>(states_, p_, plan_, block_.chunk, block_.group,
-                                                block_.share, 0, warp_);
+    if (warp_ < G::States::kWarps) {
+      store_group_gradient<S>(states_, p_, plan_, access_, block_.chunk, block_.group,
+                              block_.share, 0, row_, column_);
+    }
     store_dscores();
   }
 
