@@ -30,7 +30,8 @@ class ChunkTile {
     fetch_tokens(0);
     fetch_steps_of(0);
     device::commit_copies();
-    for (int i = threadIdx.x * 4; i < static_cast<int>(sizeof(shared_.mix)); i += kChunkThreads * 4) {
+    for (int i = threadIdx.x * 4; i < static_cast<int>(sizeof(shared_.mix));
+         i += kChunkThreads * 4) {
       device::store_shared(device::shared_address(shared_.mix) + i, 0u);
       device::store_shared(device::shared_address(shared_.dscores) + i, 0u);
     }
@@ -85,8 +86,7 @@ class ChunkTile {
     const T* const from = static_cast<const T*>(plan_.states) +
                           (block_.chunk.place * units + block_.first + i) * S::kStateSize;
     const auto fetch_one = [&](typename Shared::States& to, const T* states) {
-      fetch_panels(team_, to,
-                   Rows<T>{states, S::kStates, 1, S::kWidth, S::kStates, true});
+      fetch_panels(team_, to, Rows<T>{states, S::kStates, 1, S::kWidth, S::kStates, true});
     };
     fetch_one(shared_.h, from);
     fetch_one(shared_.dh, from + plan_.chunks.count * units * S::kStateSize);

@@ -19,8 +19,8 @@ struct alignas(1024) Panels {
   __device__ uint32_t address() const { return device::shared_address(elements); }
   // Bytes from the start to a pair of neighbours.
   static __device__ int offset(int row, int column) {
-    return column / kPanelColumns * kPanelBytes + row * 128 +
-           ((column / 8 & 7) ^ (row & 7)) * 16 + column % 8 * 2;
+    return column / kPanelColumns * kPanelBytes + row * 128 + ((column / 8 & 7) ^ (row & 7)) * 16 +
+           column % 8 * 2;
   }
   __device__ uint32_t word(int row, int column) const {
     return *reinterpret_cast<const uint32_t*>(reinterpret_cast<const char*>(elements) +
@@ -58,16 +58,17 @@ struct ChunkShared {
   // Rows s, columns t: the first half of s with both halves of t, then the second halves. What is above the diagonal is 0.
   Quarter mix[3], dscores[3];  // mix without dt
   StepRows<S> steps[3];
-  float row[kBands][Q], column[kBands][Q];  // pairs' contributions to y . g: of t by bands of s, of s by those of t
-  float own[Q], skip[Q];                    // a token with itself, and x . g
+  float row[kBands][Q],
+      column[kBands][Q];  // pairs' contributions to y . g: of t by bands of s, of s by those of t
+  float own[Q], skip[Q];  // a token with itself, and x . g
   // Of a unit, once all pairs are known.
-  float later[Q], direct[Q];        // by token: less those as s; as s without dt
-  float from_h[Q], from_dh[Q];      // through the states; the latter without dt
-  float through[kChunkWarps / 2];   // h . dh
-  float skipped;                    // x . g of all tokens
-  float to_end[Q], from_start[Q];   // decays
+  float later[Q], direct[Q];       // by token: less those as s; as s without dt
+  float from_h[Q], from_dh[Q];     // through the states; the latter without dt
+  float through[kChunkWarps / 2];  // h . dh
+  float to_end[Q], from_start[Q];  // decays
   device::Weight<T> to_end_dt[Q], from_start_T[Q];
   float D[S::kWidth];
+  float skipped;  // x . g of all tokens
 };
 
 // Like fetch, to panels.

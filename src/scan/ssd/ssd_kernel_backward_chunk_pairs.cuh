@@ -29,7 +29,8 @@ class ChunkPairs {
     uint32_t places = places_;
 #pragma unroll 1
     for (int index = warp_; index < kBlocks; index += kChunkWarps, places >>= kPlaceBits) {
-      const int s = places & ((1 << kBandBits) - 1), t = places >> kBandBits & ((1 << kBandBits) - 1);
+      const int s = places & ((1 << kBandBits) - 1),
+                t = places >> kBandBits & ((1 << kBandBits) - 1);
       if (s == t) {
         block<true>(stage, steps, s, t);
       } else {

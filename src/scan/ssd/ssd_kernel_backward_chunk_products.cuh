@@ -73,10 +73,12 @@ class ChunkProducts {
   __device__ void add_weighted(const typename Shared::Tokens& tokens,
                                const typename Shared::States& states) {
     const uint32_t rows = tokens.address() + row_ * 128;
-    const auto* const weights = (of_C_ ? shared_.from_start_T : shared_.to_end_dt) + row_ + lane_ / 4;
+    const auto* const weights =
+        (of_C_ ? shared_.from_start_T : shared_.to_end_dt) + row_ + lane_ / 4;
     const uint32_t upper = weights[0], lower = weights[8];
     multiply<true, 2048>(
-        sums_.values[0], device::swizzled_operand(states.address(), Shared::States::kPanelBytes, 1024),
+        sums_.values[0],
+        device::swizzled_operand(states.address(), Shared::States::kPanelBytes, 1024),
         [&](uint32_t(&a)[4], int k) {
           load(a, rows, k);
 #pragma unroll
@@ -113,11 +115,10 @@ class ChunkProducts {
 #pragma unroll
     for (int panel = 0; panel < 2; ++panel) {
       const uint32_t place = rows.address() + panel * Shared::Rows::kPanelBytes + row_ * 128;
-      multiply<false, 32>(
-          d,
-          device::swizzled_operand(states.address() + panel * Shared::States::kPanelBytes, 16,
-                                   1024),
-          [&](uint32_t(&a)[4], int k) { load(a, place, k); });
+      multiply<false, 32>(d,
+                          device::swizzled_operand(
+                              states.address() + panel * Shared::States::kPanelBytes, 16, 1024),
+                          [&](uint32_t(&a)[4], int k) { load(a, place, k); });
     }
   }
 
@@ -132,8 +133,8 @@ class ChunkProducts {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         f(d[i][2 * half], d[i][2 * half + 1], half, 8 * i + lane_ % 4 * 2,
-          device::unpack_pair<T>(*reinterpret_cast<const uint32_t*>(
-              rows + (place ^ i * 16) + half * 1024)));
+          device::unpack_pair<T>(
+              *reinterpret_cast<const uint32_t*>(rows + (place ^ i * 16) + half * 1024)));
       }
     }
   }
@@ -186,8 +187,7 @@ class ChunkProducts {
     for (int other = half_; other < 2; ++other) {
       const uint32_t place = shared_.mix[half_ + other].address() + row_ % (Q / 2) * 128;
       multiply<true, 2048>(
-          dx,
-          device::swizzled_operand(shared_.g[stage].address() + other * kHalfBytes, 16, 1024),
+          dx, device::swizzled_operand(shared_.g[stage].address() + other * kHalfBytes, 16, 1024),
           [&](uint32_t(&a)[4], int k) { load(a, place, k); });
     }
     const float dt[2] = {dts[t], dts[t + 8]};
@@ -244,8 +244,8 @@ class ChunkProducts {
   const ChunkAt& chunk_;
   const int lane_ = threadIdx.x % device::kWarp, warp_ = threadIdx.x / device::kWarp;
   const bool of_C_ = warp_ >= kChunkWarps / 2;
-  const int half_ = warp_ / 4 % 2;                       // of the chunk
-  const int row_ = half_ * (Q / 2) + warp_ % 4 * 16;     // first token of the warp
+  const int half_ = warp_ / 4 % 2;                    // of the chunk
+  const int row_ = half_ * (Q / 2) + warp_ % 4 * 16;  // first token of the warp
   const int offset_ = lane_offset(lane_);
   device::WarpTile<16, S::kStates> sums_;  // dB or dC, the warpgroup's 64 tokens by all states
 };

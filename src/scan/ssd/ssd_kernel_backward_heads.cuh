@@ -97,8 +97,7 @@ class HeadsTile {
       const int index = warp_ + b * kHeadWarps;
       if (index >= kBlocks) continue;
       const int2 at = HeadBlocks<S>::place(index);
-      T* const to =
-          shared_.dscores + (at.x + lane_ / 4) * S::kTokenRow + at.y + lane_ % 4 * 2;
+      T* const to = shared_.dscores + (at.x + lane_ / 4) * S::kTokenRow + at.y + lane_ % 4 * 2;
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const float pair[] = {dscores_[b][2 * k], dscores_[b][2 * k + 1]};

@@ -99,7 +99,8 @@ class UnitGradients {
     const auto band = [&]<int i>(std::integral_constant<int, i>) { band_of<i>(rows, skip); };
     [&]<int... i>(std::integer_sequence<int, i...>) {
       (band(std::integral_constant<int, i>{}), ...);
-    }(std::make_integer_sequence<int, Blocks::kBands>{});
+    }
+    (std::make_integer_sequence<int, Blocks::kBands>{});
     __syncwarp();
     put_rows(rows);
     if (p_.dD) store_skip_gradient(skip);
@@ -184,7 +185,8 @@ class UnitGradients {
     const float from[2] = {head_.exponent[s], head_.exponent[s + 8]};
     const float dt[2] = {head_.dt[s], head_.dt[s + 8]};
     const float end = head_.exponent[Q - 1];
-    const float to_end[2] = {device::exp2_approx(end - from[0]), device::exp2_approx(end - from[1])};
+    const float to_end[2] = {device::exp2_approx(end - from[0]),
+                             device::exp2_approx(end - from[1])};
     float sums[4] = {};  // with later tokens, with dh, each for rows r and r + 8
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
@@ -258,8 +260,9 @@ class UnitGradients {
       at[1] = at[1] * dt[k % 2] + D[k / 2][1] * g.y;
       skip[k / 2 * 2] += u.x * g.x;
       skip[k / 2 * 2 + 1] += u.y * g.y;
-      if (p_.dx) store_dx(dx_ + i * dx_band_ + k % 2 * (dx_band_ / 2), s + k % 2 * 8, k / 2 * 8 + c,
-                          at[0], at[1]);
+      if (p_.dx)
+        store_dx(dx_ + i * dx_band_ + k % 2 * (dx_band_ / 2), s + k % 2 * 8, k / 2 * 8 + c, at[0],
+                 at[1]);
     }
   }
 
@@ -293,8 +296,8 @@ class UnitGradients {
   }
 
   __device__ void store_skip_gradient(float (&skip)[4]) {
-    float* const to = plan_.dD + (chunk_.place * plan_.units(p_.heads) + unit_.index) *
-                                     plan_.skip_columns;
+    float* const to =
+        plan_.dD + (chunk_.place * plan_.units(p_.heads) + unit_.index) * plan_.skip_columns;
     const int k = sum_over_rows(skip, lane_);
     if (plan_.skip_columns > 1) {
       if (lane_ < 16) to[k / 2 * 8 + lane_ % 4 * 2 + k % 2] = skip[0];

@@ -35,23 +35,32 @@ class HeadsWalk : SegmentWalk<S, device::WarpTile<S::kWidth, S::kStates>, device
                        const CudaBackwardPlan& plan, const BackwardAccess& access,
                        const WalkIndex& index, bool walks)
       : Base(p, plan, index, 0, 0), shared_(shared), access_(access), walks_(walks) {
+    // Rows from the sequence's first token on.
+    const auto rows = [&](const Tensor& tensor, bool vectors, int64_t member, int64_t columns) {
+      return token_rows<T>(tensor, vectors, range_.row, range_.begin, Q, member, 0,
+                           static_cast<int>(columns));
+    };
+    rows_ = rows(back_ ? p.C : p.B, back_ ? access.C : access.B, group_, p.states);
+    tokens_ = rows(back_ ? plan.g : p.x, back_ ? access.g : access.x, unit_.head, unit_.width);
+    dt_ = p.dt.offset(range_.row, range_.begin + 2 * lane_, unit_.head);
     rate_ = *p.A.template at<float>(unit_.head) * device::kLog2E;
     bias_ = p.dt_bias ? *p.dt_bias.template at<float>(unit_.head) : 0.0f;
   }
 
   __device__ void run() {
     for (int ahead = 0; ahead < kHeadStages - 1; ++ahead) {
-      fetch_chunk(begin_ + ahead);
+      fetch_chunk(begin_ + ahead, shared_.stages[ahead]);
       device::commit_copies();
     }
+    int stage = 0;  // of this step
     if (walks_) {
       Base::start();
       load_steps(begin_);
     }
-    for (int64_t step = begin_; step < end_; ++step) {
+    for (int step = begin_; step < end_; ++step, stage = stage + 1 < kHeadStages ? stage + 1 : 0) {
       device::wait_for_copies<kHeadStages - 2>();
       __syncthreads();
-      fetch_chunk(step + kHeadStages - 1);
+      fetch_chunk(step + kHeadStages - 1, shared_.stages[stage > 0 ? stage - 1 : kHeadStages - 1]);
       device::commit_copies();
       if (!walks_) continue;
       const float fading = weigh(step);
@@ -59,7 +68,6 @@ class HeadsWalk : SegmentWalk<S, device::WarpTile<S::kWidth, S::kStates>, device
       if (!only_sum_) store_state(step);
       if (step + 1 == end_ && !goes_to_end()) break;
       fade(step, fading);
-      const int stage = stage_of(step);
       state_.add_product(device::transposed(shared_.stages[stage].tokens[warp_], S::kWidthRow), 0,
                          device::factor(shared_.stages[stage].rows, S::kStateRow), 0, 0, Q,
                          [&](device::LeftFragment<T>& a, int, int k) {
@@ -70,46 +78,46 @@ class HeadsWalk : SegmentWalk<S, device::WarpTile<S::kWidth, S::kStates>, device
   }
 
  private:
-  __device__ int stage_of(int64_t step) const {
-    return static_cast<int>((step - begin_) % kHeadStages);
-  }
-  __device__ int tokens_of(int64_t chunk) const {
-    return static_cast<int>(min(int64_t{Q}, range_.length - chunk * Q));
+  __device__ int tokens_of(int chunk) const {
+    return static_cast<int>(min(int64_t{Q}, range_.length - int64_t{chunk} * Q));
   }
 
-  __device__ void fetch_chunk(int64_t step) {
+  __device__ void fetch_chunk(int step, typename HeadsWalkShared<S>::Stage& stage) {
     if (step >= end_) return;
-    auto& stage = shared_.stages[stage_of(step)];
-    const int64_t chunk = chunk_at(step), token = range_.begin + chunk * Q;
-    const int tokens = tokens_of(chunk);
-    fetch<Q, S::kStates, S::kStateRow>(
-        Team<kHeadThreads>{static_cast<int>(threadIdx.x)}, stage.rows,
-        token_rows<T>(back_ ? p_.C : p_.B, back_ ? access_.C : access_.B, range_.row, token, tokens,
-                      group_, 0, static_cast<int>(p_.states)));
+    const int chunk = chunk_at(step);
+    const auto rows_of = [&](Rows<T> rows) {
+      rows.data += int64_t{chunk} * Q * rows.stride;
+      rows.rows = tokens_of(chunk);
+      return rows;
+    };
+    fetch<Q, S::kStates, S::kStateRow>(Team<kHeadThreads>{static_cast<int>(threadIdx.x)},
+                                       stage.rows, rows_of(rows_));
     if (!walks_) return;
-    fetch<Q, S::kWidth, S::kWidthRow>(
-        Team<device::kWarp>{lane_}, stage.tokens[warp_],
-        token_rows<T>(back_ ? plan_.g : p_.x, back_ ? access_.g : access_.x, range_.row, token,
-                      tokens, unit_.head, unit_.first, unit_.width));
+    fetch<Q, S::kWidth, S::kWidthRow>(Team<device::kWarp>{lane_}, stage.tokens[warp_],
+                                      rows_of(tokens_));
   }
 
   // dt of the lane's two tokens.
-  __device__ void load_steps(int64_t step) {
+  __device__ void load_steps(int step) {
     if (step >= end_) return;
-    const int64_t chunk = chunk_at(step);
+    const int chunk = chunk_at(step), left = tokens_of(chunk) - 2 * lane_;
+    const int64_t offset = dt_ + int64_t{chunk} * Q * p_.dt.stride[1];
+    const auto load = [&](const auto* from) {
 #pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const int t = 2 * lane_ + k;
-      raw_[k] = t < tokens_of(chunk)
-                    ? device::load_any(p_.dt, p_.dt.offset(range_.row, range_.begin + chunk * Q + t,
-                                                           unit_.head))
-                    : 0.0f;
+      for (int k = 0; k < 2; ++k) {
+        raw_[k] = k < left ? device::to_float(from[offset + k * p_.dt.stride[1]]) : 0.0f;
+      }
+    };
+    if (p_.dt.type == Type::fp32) {
+      load(p_.dt.template at<float>());
+    } else {
+      load(p_.dt.template at<T>());
     }
   }
 
   // Tokens' weights in the state; forwards also what the plan keeps of the steps. Returns the state's decay.
-  __device__ float weigh(int64_t step) {
-    const int64_t chunk = chunk_at(step);
+  __device__ float weigh(int step) {
+    const int chunk = chunk_at(step);
     const int tokens = tokens_of(chunk);
     float dt[2], exponent[2];
 #pragma unroll
@@ -138,18 +146,19 @@ class HeadsWalk : SegmentWalk<S, device::WarpTile<S::kWidth, S::kStates>, device
       for (int k = 0; k < 2; ++k) weights[k] = device::exp2_approx(exponent[k]);
     } else {
       // What is before the last checkpoint in the chunk is not needed.
-      const int64_t stop = chunk * Q + tokens;
-      const int start = p_.checkpoints
-                            ? static_cast<int>(max(int64_t{0}, stop / p_.checkpoints.every *
-                                                                       p_.checkpoints.every -
-                                                                   chunk * Q))
-                            : 0;
+      const int64_t first = int64_t{chunk} * Q, stop = first + tokens;
+      const int start =
+          p_.checkpoints
+              ? static_cast<int>(
+                    max(int64_t{0}, stop / p_.checkpoints.every * p_.checkpoints.every - first))
+              : 0;
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
         weights[k] = 2 * lane_ + k >= start ? dt[k] * device::exp2_approx(end - exponent[k]) : 0.0f;
       }
       if (start > 0) {
-        const float from = __shfl_sync(0xffffffffu, start % 2 ? exponent[0] : exponent[1], (start - 1) / 2);
+        const float from =
+            __shfl_sync(0xffffffffu, start % 2 ? exponent[0] : exponent[1], (start - 1) / 2);
         fading = device::exp2_approx(end - from);
       }
       if (!only_sum_) keep_steps(chunk, dt, exponent);
@@ -160,14 +169,14 @@ class HeadsWalk : SegmentWalk<S, device::WarpTile<S::kWidth, S::kStates>, device
     return fading;
   }
 
-  __device__ void keep_steps(int64_t chunk, const float (&dt)[2], const float (&exponent)[2]) {
+  __device__ void keep_steps(int chunk, const float (&dt)[2], const float (&exponent)[2]) {
     float* const steps =
         plan_.steps + ((place_ + chunk) * p_.heads + unit_.head) * 2 * Q + 2 * lane_;
     device::store_packed<float, 2>(steps, dt);
     device::store_packed<float, 2>(steps + Q, exponent);
   }
 
-  __device__ void store_state(int64_t step) {
+  __device__ void store_state(int step) {
     T* const to = state_of(step);
     state_.for_each_pair([&](float a, float b, int p, int n) {
       const float pair[] = {a, b};
@@ -179,6 +188,8 @@ class HeadsWalk : SegmentWalk<S, device::WarpTile<S::kWidth, S::kStates>, device
   const BackwardAccess& access_;
   const bool walks_;
   const int lane_ = threadIdx.x % device::kWarp, warp_ = threadIdx.x / device::kWarp;
+  Rows<T> rows_, tokens_;
+  int64_t dt_;  // offset of the lane's first token
   float rate_, bias_, raw_[2];
 };
 
@@ -191,14 +202,15 @@ __global__ void __launch_bounds__(kHeadThreads)
   extern __shared__ __align__(16) unsigned char memory[];
   const int64_t members = p.heads / p.groups, per_group = (members + kHeadWarps - 1) / kHeadWarps;
   const int64_t blocks = per_group * p.groups, index = blockIdx.x / 2, block = index % blocks;
-  const int64_t first = block % per_group * kHeadWarps, member = first + threadIdx.x / device::kWarp;
+  const int64_t first = block % per_group * kHeadWarps,
+                member = first + threadIdx.x / device::kWarp;
   const bool walks = member < members;
   const int64_t unit = block / per_group * members + (walks ? member : first);
   const int64_t walk = index / blocks;
-  HeadsWalk<S> heads(*reinterpret_cast<HeadsWalkShared<S>*>(memory), p, plan, access,
-                     {blockIdx.x % 2 != 0, walk % p.sequences.count(), unit,
-                      walk / p.sequences.count(), only_sum},
-                     walks);
+  HeadsWalk<S> heads(
+      *reinterpret_cast<HeadsWalkShared<S>*>(memory), p, plan, access,
+      {blockIdx.x % 2 != 0, walk % p.sequences.count(), unit, walk / p.sequences.count(), only_sum},
+      walks);
   heads.run();
 }
 

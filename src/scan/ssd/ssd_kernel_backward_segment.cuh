@@ -27,10 +27,10 @@ class SegmentWalk {
         range_(p.sequences.range(index.s)),
         unit_(p, plan.slices, S::kWidth, index.unit),
         group_(unit_.head / (p.heads / p.groups)),
-        chunks_((range_.length + S::kTokens - 1) / S::kTokens),
         place_(plan.chunks.first_of(p.sequences, index.s)),
-        begin_(index.segment * plan.segment_chunks),
-        end_(min(chunks_, begin_ + plan.segment_chunks)),
+        chunks_(static_cast<int>((range_.length + S::kTokens - 1) / S::kTokens)),
+        begin_(static_cast<int>(index.segment * plan.segment_chunks)),
+        end_(static_cast<int>(min(int64_t{chunks_}, begin_ + plan.segment_chunks))),
         row_(row),
         column_(column) {}
 
@@ -41,13 +41,11 @@ class SegmentWalk {
   // Whether the state behind the segment's last chunk is of use. Forwards it isn't, back it may be.
   __device__ bool goes_to_end() const { return only_sum_ || makes_initial_gradient(); }
   // Chunks are counted as they are walked.
-  __device__ int64_t chunk_at(int64_t step) const { return back_ ? chunks_ - 1 - step : step; }
-  __device__ int64_t place_of(int64_t step) const {
-    return (back_ ? plan_.chunks.count : 0) + place_ + chunk_at(step);
-  }
-  __device__ typename S::T* state_of(int64_t step) const {
+  __device__ int chunk_at(int step) const { return back_ ? chunks_ - 1 - step : step; }
+  __device__ typename S::T* state_of(int step) const {
+    const int64_t place = (back_ ? plan_.chunks.count : 0) + place_ + chunk_at(step);
     return static_cast<typename S::T*>(plan_.states) +
-           (place_of(step) * plan_.units(p_.heads) + unit_.index) * S::kStateSize;
+           (place * plan_.units(p_.heads) + unit_.index) * S::kStateSize;
   }
 
   // Before the segment, from the sums of those before it.
@@ -59,7 +57,7 @@ class SegmentWalk {
       const float decay = __ldcg(plan_.segment_decays + walk() * plan_.segments + i);
       const float4* const sums = segment_sums(i);
       int k = 0;
-      each_four([&](float (&values)[4]) {
+      each_four([&](float(&values)[4]) {
         const float4 sum = __ldcg(sums + k++ * kThreads);
         values[0] = values[0] * decay + sum.x, values[1] = values[1] * decay + sum.y;
         values[2] = values[2] * decay + sum.z, values[3] = values[3] * decay + sum.w;
@@ -68,9 +66,10 @@ class SegmentWalk {
   }
 
   // The decay over a chunk; where a checkpoint falls on it, it takes the state's place.
-  __device__ void fade(int64_t step, float decay) {
+  __device__ void fade(int step, float decay) {
     if (!back_ && p_.checkpoints) {
-      const int64_t begin = step * S::kTokens, end = min(begin + S::kTokens, range_.length);
+      const int64_t begin = int64_t{step} * S::kTokens,
+                    end = min(begin + S::kTokens, range_.length);
       const int64_t last = end / p_.checkpoints.every * p_.checkpoints.every;
       if (last > begin) {
         const Tensor& states = p_.checkpoints.states;
@@ -88,7 +87,7 @@ class SegmentWalk {
     if (only_sum_) {
       float4* const sums = segment_sums(segment_);
       int k = 0;
-      each_four([&](float (&values)[4]) {
+      each_four([&](float(&values)[4]) {
         sums[k++ * kThreads] = make_float4(values[0], values[1], values[2], values[3]);
       });
       if (thread == 0) plan_.segment_decays[walk() * plan_.segments + segment_] = decay_;
@@ -112,7 +111,8 @@ class SegmentWalk {
   const int64_t s_, segment_;
   const Sequences::Range range_;
   const Unit unit_;
-  const int64_t group_, chunks_, place_, begin_, end_;
+  const int64_t group_, place_;
+  const int chunks_, begin_, end_;
   const int row_, column_;
   Tile state_;
 
@@ -130,9 +130,7 @@ class SegmentWalk {
                   : 0.0f;
     });
   }
-  __device__ int64_t walk() const {
-    return (s_ * plan_.units(p_.heads) + unit_.index) * 2 + back_;
-  }
+  __device__ int64_t walk() const { return (s_ * plan_.units(p_.heads) + unit_.index) * 2 + back_; }
   __device__ float4* segment_sums(int64_t segment) const {
     return reinterpret_cast<float4*>(plan_.segment_states) +
            (walk() * plan_.segments + segment) * (S::kStateSize / 4) +

@@ -18,6 +18,12 @@ struct WalkShared {
     float decays[4];
   } stages[kWalkStages];
   typename S::T state[S::kWidth * S::kStateRow];  // on its way to memory
+  // Where tiles come from: the sequence's first token, the unit's first chunk. Here, for its warp to have registers.
+  struct Source {
+    Rows<typename S::T> tokens, rows;
+    const typename S::T* weights;
+    const float* decays;
+  } source;
 };
 
 template <class S>
@@ -50,16 +56,19 @@ class Walk : WalkGrid<S>::Base {
   // The last warp brings the tiles; the others compute.
   __device__ void run() {
     const bool fetches = threadIdx.x >= kThreads;
-    const int64_t steps = kPerChunk * (end_ - begin_ - (goes_to_end() ? 0 : 1));
+    const int steps = kPerChunk * (end_ - begin_ - (goes_to_end() ? 0 : 1));
     if (fetches) {
+      shared_.source = make_source();
+      __syncwarp();
       for (int ahead = 0; ahead < kWalkStages - 1; ++ahead) {
-        if (ahead < steps) fetch_step(ahead);
+        if (ahead < steps) fetch_step(ahead, shared_.stages[ahead]);
         device::commit_copies();
       }
     } else {
       Base::start();
     }
-    for (int64_t i = 0; i < steps; ++i) {
+    int turn = 0;  // stage of the step
+    for (int i = 0; i < steps; ++i, turn = turn + 1 < kWalkStages ? turn + 1 : 0) {
       if (fetches) {
         device::wait_for_copies<kWalkStages - 2>();
       } else if (i % kPerChunk == 0 && !only_sum_) {
@@ -67,10 +76,13 @@ class Walk : WalkGrid<S>::Base {
       }
       __syncthreads();
       if (fetches) {
-        if (i + kWalkStages - 1 < steps) fetch_step(i + kWalkStages - 1);
+        const int ahead = i + kWalkStages - 1;
+        if (ahead < steps) {
+          fetch_step(ahead, shared_.stages[turn > 0 ? turn - 1 : kWalkStages - 1]);
+        }
         device::commit_copies();
       } else {
-        const auto& stage = shared_.stages[static_cast<int>(i % kWalkStages)];
+        const auto& stage = shared_.stages[turn];
         if (i % kPerChunk == 0) {
           if (!only_sum_) store_state(begin_ + i / kPerChunk);
           fade(begin_ + i / kPerChunk, stage.decays[back_]);
@@ -87,28 +99,38 @@ class Walk : WalkGrid<S>::Base {
   }
 
  private:
-  __device__ void fetch_step(int64_t i) {
+  __device__ typename WalkShared<S>::Source make_source() const {
+    const auto rows = [&](const Tensor& tensor, bool vectors, int64_t member, int first,
+                          int64_t columns) {
+      return token_rows<T>(tensor, vectors, range_.row, range_.begin, kTokens, member, first,
+                           static_cast<int>(columns));
+    };
+    const int64_t at = place_ * p_.heads + unit_.head;
+    const int64_t direction = back_ ? plan_.chunks.count * p_.heads * S::kTokens : 0;
+    return {rows(back_ ? plan_.g : p_.x, back_ ? access_.g : access_.x, unit_.head, unit_.first,
+                 unit_.width),
+            rows(back_ ? p_.C : p_.B, back_ ? access_.C : access_.B, group_, 0, p_.states),
+            static_cast<const T*>(plan_.weights) + direction + at * S::kTokens,
+            plan_.decays + at * 4};
+  }
+  __device__ void fetch_step(int i, typename WalkShared<S>::Stage& stage) {
+    const auto& source = shared_.source;
     const Team<device::kWarp> team{static_cast<int>(threadIdx.x) % device::kWarp};
-    auto& stage = shared_.stages[static_cast<int>(i % kWalkStages)];
-    const int64_t chunk = chunk_at(begin_ + i / kPerChunk);
-    const int begin = static_cast<int>(i % kPerChunk) * kTokens;
-    const int64_t first = chunk * S::kTokens + begin, token = range_.begin + first;
+    const int chunk = chunk_at(begin_ + i / kPerChunk), begin = i % kPerChunk * kTokens;
+    const int64_t first = int64_t{chunk} * S::kTokens + begin;
     const int tokens =
         static_cast<int>(min(int64_t{kTokens}, max(int64_t{0}, range_.length - first)));
-    fetch<kTokens, S::kWidth, S::kWidthRow>(
-        team, stage.tokens,
-        token_rows<T>(back_ ? plan_.g : p_.x, back_ ? access_.g : access_.x, range_.row, token,
-                      tokens, unit_.head, unit_.first, unit_.width));
-    fetch<kTokens, S::kStates, S::kStateRow>(
-        team, stage.rows,
-        token_rows<T>(back_ ? p_.C : p_.B, back_ ? access_.C : access_.B, range_.row, token, tokens,
-                      group_, 0, static_cast<int>(p_.states)));
-    const int64_t at = (place_ + chunk) * p_.heads + unit_.head;
-    const int64_t direction = back_ ? plan_.chunks.count * p_.heads * S::kTokens : 0;
-    fetch_bytes(team, stage.weights,
-                static_cast<const T*>(plan_.weights) + direction + at * S::kTokens + begin,
+    const auto rows_of = [&](Rows<T> rows) {
+      if (tokens > 0) rows.data += first * rows.stride;
+      rows.rows = tokens;
+      return rows;
+    };
+    fetch<kTokens, S::kWidth, S::kWidthRow>(team, stage.tokens, rows_of(source.tokens));
+    fetch<kTokens, S::kStates, S::kStateRow>(team, stage.rows, rows_of(source.rows));
+    const int64_t at = int64_t{chunk} * p_.heads;
+    fetch_bytes(team, stage.weights, source.weights + at * S::kTokens + begin,
                 sizeof(stage.weights));
-    fetch_bytes(team, stage.decays, plan_.decays + at * 4, sizeof(stage.decays));
+    fetch_bytes(team, stage.decays, source.decays + at * 4, sizeof(stage.decays));
   }
 
   __device__ void add(const typename WalkShared<S>::Stage& stage) {
@@ -144,7 +166,7 @@ class Walk : WalkGrid<S>::Base {
       device::store_packed<T, 2>(shared_.state + (row_ + p) * S::kStateRow + column_ + n, pair);
     });
   }
-  __device__ void store_state(int64_t step) {
+  __device__ void store_state(int step) {
     store_rows<S::kWidth, S::kStates, S::kStateRow>(
         Team<kThreads>{static_cast<int>(threadIdx.x)},
         OutputRows<T>{state_of(step), S::kStates, 1, S::kWidth, S::kStates, true}, shared_.state);
@@ -163,8 +185,9 @@ __global__ void __launch_bounds__((S::kWalkWarps + 1) * device::kWarp, 2)
   extern __shared__ __align__(16) unsigned char memory[];
   const int64_t units = plan.units(p.heads), walks = units * p.sequences.count();
   const int64_t index = blockIdx.x / 2 % walks;
-  Walk<S> walk(*reinterpret_cast<WalkShared<S>*>(memory), p, plan, access,
-               {blockIdx.x % 2 != 0, index / units, index % units, blockIdx.x / 2 / walks, only_sum});
+  Walk<S> walk(
+      *reinterpret_cast<WalkShared<S>*>(memory), p, plan, access,
+      {blockIdx.x % 2 != 0, index / units, index % units, blockIdx.x / 2 / walks, only_sum});
   walk.run();
 }
 

@@ -3,8 +3,8 @@
 
 #include "core/integer.hpp"
 #include "device/launch.cuh"
-#include "scan/ssd/ssd_kernel_backward_gate.cuh"
 #include "scan/ssd/ssd_kernel_backward_chunk.cuh"
+#include "scan/ssd/ssd_kernel_backward_gate.cuh"
 #include "scan/ssd/ssd_kernel_backward_heads.cuh"
 #include "scan/ssd/ssd_kernel_backward_heads_walk.cuh"
 #include "scan/ssd/ssd_kernel_backward_inputs.cuh"
@@ -24,8 +24,12 @@ void launch_backward(const device::Launcher& launch, const BackwardParams& p,
   const auto vectors = [](const Tensor& tensor) {
     return device::moves_in_vectors<device::kVectorElements<T>>(tensor);
   };
-  const BackwardAccess access = {vectors(p.x), vectors(plan.g), vectors(p.dx), vectors(p.B),
-                                 vectors(p.C), device::moves_in_vectors<2>(p.dB),
+  const BackwardAccess access = {vectors(p.x),
+                                 vectors(plan.g),
+                                 vectors(p.dx),
+                                 vectors(p.B),
+                                 vectors(p.C),
+                                 device::moves_in_vectors<2>(p.dB),
                                  device::moves_in_vectors<2>(p.dC)};
   const int64_t step_blocks = plan.chunks.count * ceil_div(p.heads, kStepHeads);
   const int64_t blocks = plan.chunks.count * p.groups * plan.shares;
