@@ -25,10 +25,12 @@ class ChunkTile {
   __device__ void run() {
     ChunkPairs<S> pairs(shared_);
     ChunkProducts<S> products(shared_, p_, plan_, access_, block_.chunk);
-    fetch_group(shared_.B, p_.B, access_.B);
-    fetch_group(shared_.C, p_.C, access_.C);
-    fetch_tokens(0);
-    fetch_steps_of(0);
+    if (fetches()) {
+      fetch_group(shared_.B, p_.B, access_.B);
+      fetch_group(shared_.C, p_.C, access_.C);
+      fetch_tokens(0);
+      fetch_steps_of(0);
+    }
     device::commit_copies();
     for (int i = threadIdx.x * 4; i < static_cast<int>(sizeof(shared_.mix));
          i += kChunkThreads * 4) {
@@ -38,9 +40,9 @@ class ChunkTile {
     for (int i = 0; i < count_; ++i) {
       device::wait_for_copies<0>();
       meet();
-      fetch_states(i);
+      if (fetches()) fetch_states(i);
       device::commit_copies();
-      if (i + 1 < count_) {
+      if (fetches() && i + 1 < count_) {
         fetch_tokens(i + 1);
         fetch_steps_of(i + 1);
       }
@@ -63,6 +65,9 @@ class ChunkTile {
     device::publish_to_products();
     __syncthreads();
   }
+  // The first warpgroup has more pairs, the last one weighs and finishes.
+  static constexpr int kFetchers = kChunkThreads / 2;
+  __device__ bool fetches() const { return team_.thread >= 0 && team_.thread < kFetchers; }
   __device__ bool finishes() const { return warp_ == kChunkWarps - 1; }
   __device__ Unit unit(int i) const { return Unit(p_, plan_.slices, S::kWidth, block_.first + i); }
 
@@ -74,9 +79,11 @@ class ChunkTile {
   __device__ void fetch_tokens(int i) {
     const Unit at = unit(i);
     const auto fetch_one = [&](typename Shared::Tokens& to, const Tensor& from, bool vectors) {
-      fetch_panels(team_, to,
-                   token_rows<T>(from, vectors, block_.chunk.sequence.row, block_.chunk.token(),
-                                 block_.chunk.tokens, at.head, at.first, at.width));
+      const T* const first = from.at<T>(block_.chunk.sequence.row, block_.chunk.token()) +
+                             at.head * from.stride[2] + at.first * from.stride[3];
+      fetch_panels(
+          team_, to,
+          Rows<T>{first, from.stride[1], from.stride[3], block_.chunk.tokens, at.width, vectors});
     };
     fetch_one(shared_.x[i % 2], p_.x, access_.x);
     fetch_one(shared_.g[i % 2], plan_.g, access_.g);
@@ -85,14 +92,11 @@ class ChunkTile {
     const int64_t units = plan_.units(p_.heads);
     const T* const from = static_cast<const T*>(plan_.states) +
                           (block_.chunk.place * units + block_.first + i) * S::kStateSize;
-    const auto fetch_one = [&](typename Shared::States& to, const T* states) {
-      fetch_panels(team_, to, Rows<T>{states, S::kStates, 1, S::kWidth, S::kStates, true});
-    };
-    fetch_one(shared_.h, from);
-    fetch_one(shared_.dh, from + plan_.chunks.count * units * S::kStateSize);
+    fetch_compact_panels(team_, shared_.h, from);
+    fetch_compact_panels(team_, shared_.dh, from + plan_.chunks.count * units * S::kStateSize);
   }
   __device__ void fetch_steps_of(int i) {
-    if (warp_ != 0) return;
+    if (warp_ != 4) return;
     fetch_steps<S>(Team<device::kWarp>{lane_}, shared_.steps[i % 3], plan_,
                    block_.chunk.place * p_.heads + unit(i).head);
   }
@@ -181,7 +185,7 @@ class ChunkTile {
   const GradientBlock<S>& block_;
   const int count_ = static_cast<int>(block_.last - block_.first);
   const int lane_ = threadIdx.x % device::kWarp, warp_ = threadIdx.x / device::kWarp;
-  const Team<kChunkThreads> team_{static_cast<int>(threadIdx.x)};
+  const Team<kFetchers> team_{static_cast<int>(threadIdx.x) - kFetchers / 2};
 };
 
 // Without warpgroup products the kernel is empty and says so by its bounds (cuda_has_warpgroup_gradients).

@@ -44,6 +44,11 @@ __device__ inline int lane_offset(int lane, bool transposed = false) {
                     : lane % 16 * 128 + (lane / 16 ^ (lane & 7)) * 16;
 }
 
+// The same for rows that are columns of a right operand.
+__device__ inline int right_lane_offset(int lane) {
+  return (lane % 8 + lane / 16 * 8) * 128 + ((lane / 8 & 1) ^ (lane & 7)) * 16;
+}
+
 template <class S>
 struct ChunkShared {
   using T = typename S::T;
@@ -90,14 +95,28 @@ __device__ void fetch_panels(Team<kThreads> team, Panels<T, kRows, kColumns>& to
   constexpr int kPerRow = kColumns / 8, kRowsAtOnce = kThreads / kPerRow;
   static_assert(kRowsAtOnce % 8 == 0);
   const int first = team.thread / kPerRow, column = team.thread % kPerRow * 8;
-  const int rows = column < from.columns ? from.rows : 0;
+  const int rows = column < from.columns ? from.rows - first : 0;
   const T* at = from.data + first * from.stride + column;
   const uint32_t place = device::shared_address(base) + Tile::offset(first, column);
 #pragma unroll
   for (int r = 0; r < kRows; r += kRowsAtOnce) {
-    const bool valid = r + first < rows;
-    device::copy_async_16(place + r * 128, valid ? at : from.data, valid);
+    // Nothing is read where there is no row.
+    device::copy_async_16(place + r * 128, at, r < rows);
     at += kRowsAtOnce * from.stride;
+  }
+}
+
+// A compact matrix.
+template <int kRows, int kColumns, int kThreads, class T>
+__device__ void fetch_compact_panels(Team<kThreads> team, Panels<T, kRows, kColumns>& to,
+                                     const T* from) {
+  constexpr int kPerRow = kColumns / 8, kRowsAtOnce = kThreads / kPerRow;
+  static_assert(kRowsAtOnce % 8 == 0 && kRows % kRowsAtOnce == 0);
+  const uint32_t place = to.address() + to.offset(team.thread / kPerRow, team.thread % kPerRow * 8);
+  from += team.thread * 8;
+#pragma unroll
+  for (int r = 0; r < kRows; r += kRowsAtOnce) {
+    device::copy_async_16(place + r * 128, from + r * kColumns);
   }
 }
 

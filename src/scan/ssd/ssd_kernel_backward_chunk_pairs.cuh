@@ -10,7 +10,6 @@ template <class S>
 class ChunkPairs {
   using T = typename S::T;
   using Shared = ChunkShared<S>;
-  using Left = device::LeftFragment<T>;
   static constexpr int Q = S::kTokens, kBands = Q / 16, kBlocks = kBands * (kBands + 1) / 2;
   static constexpr int kPlaceBits = 8, kBandBits = 4;
 
@@ -40,16 +39,13 @@ class ChunkPairs {
   }
 
  private:
-  static __device__ device::RightFragment<T> right_of(const Left& left, int half) {
-    return {{left.pairs[half], left.pairs[2 + half]}};
-  }
   // d[n] += rows of 16 columns of `left` times those of `right`.
   __device__ void add_product(float (&d)[2][4], uint32_t left, uint32_t right, int k) const {
-    Left a, b;
-    device::load_matrix_x4(a.pairs, left + (offset_ ^ k * 32));
-    device::load_matrix_x4(b.pairs, right + (offset_ ^ k * 32));
-    device::multiply_add<T>(d[0], a, right_of(b, 0));
-    device::multiply_add<T>(d[1], a, right_of(b, 1));
+    uint32_t a[4], b[4];
+    device::load_matrix_x4(a, left + (offset_ ^ k * 32));
+    device::load_matrix_x4(b, right + (right_offset_ ^ k * 32));
+    device::mma_16x8x16<T>(d[0], a, {b[0], b[1]});
+    device::mma_16x8x16<T>(d[1], a, {b[2], b[3]});
   }
 
   template <bool kDiagonal>
@@ -83,7 +79,7 @@ class ChunkPairs {
         if (kDiagonal && over < 0) decay = 0.0f;
         const float dm = dmix[n][2 * half + e];
         mixed[e] = scores[n][2 * half + e] * decay;
-        gradient[e] = dm * (decay * dt[half]);
+        gradient[e] = dm * decay;
         float share = dm * mixed[e];
         if (kDiagonal && over == 0) {
           shared_.own[t + e] = share;
@@ -94,7 +90,7 @@ class ChunkPairs {
         rows[2 * n + e] += share * dt[half];
       }
       mix[k] = device::pack_pair<T>(mixed[0], mixed[1]);
-      dscores[k] = device::pack_pair<T>(gradient[0], gradient[1]);
+      dscores[k] = device::pack_pair<T>(gradient[0] * dt[half], gradient[1] * dt[half]);
     }
     constexpr int kHalf = kBands / 2;
     const int quarter = band_s / kHalf + band_t / kHalf;
@@ -109,7 +105,7 @@ class ChunkPairs {
 
   Shared& shared_;
   const int lane_ = threadIdx.x % device::kWarp, warp_ = threadIdx.x / device::kWarp;
-  const int offset_ = lane_offset(lane_);
+  const int offset_ = lane_offset(lane_), right_offset_ = right_lane_offset(lane_);
   uint32_t places_ = 0;  // bands s and t of the warp's blocks
 };
 

@@ -148,7 +148,8 @@ class ChunkProducts {
   __device__ void finish_outputs(float (&d)[8][4], int stage) {
     float dots[2] = {};
     each_pair(d, shared_.g[stage], [&](float& a, float& b, int half, int, float2 g) {
-      dots[half] += a * g.x + b * g.y;
+      dots[half] += a * g.x;
+      dots[half] += b * g.y;
     });
     put_sums(dots, shared_.from_h, shared_.from_start);
     // h . dh, whose elements lie alike
@@ -164,7 +165,8 @@ class ChunkProducts {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const float2 x = device::unpack_pair<T>(a[k]), y = device::unpack_pair<T>(b[k]);
-        sum += x.x * y.x + x.y * y.y;
+        sum += x.x * y.x;
+        sum += x.y * y.y;
       }
     }
     sum = device::warp_sum(sum);
@@ -177,12 +179,12 @@ class ChunkProducts {
     const float to_end[2] = {shared_.to_end[t], shared_.to_end[t + 8]};
     float dots[2] = {};
     each_pair(dx, x, [&](float& a, float& b, int half, int, float2 pair) {
+      dots[half] += a * pair.x;
+      dots[half] += b * pair.y;
       a *= to_end[half];
       b *= to_end[half];
-      dots[half] += a * pair.x + b * pair.y;
     });
-    const float sum = device::warp_sums<4>(dots, lane_);
-    if (lane_ % 4 < 2) shared_.from_dh[t + lane_ % 2 * 8] = sum;
+    put_sums(dots, shared_.from_dh, shared_.to_end);
     if (!p_.dx) return;
     for (int other = half_; other < 2; ++other) {
       const uint32_t place = shared_.mix[half_ + other].address() + row_ % (Q / 2) * 128;

@@ -109,10 +109,6 @@ class UnitGradients {
   }
 
  private:
-  // What a right operand has where the same elements, transposed, are a left one.
-  static __device__ Right right_of(const Left& left, int half) {
-    return {{left.pairs[half], left.pairs[2 + half]}};
-  }
   static __device__ float2 unpack(uint32_t word) { return device::unpack_pair<T>(word); }
 
   __device__ void weigh() {
@@ -138,7 +134,8 @@ class UnitGradients {
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         const float2 a = unpack(h[k][n / 2].pairs[n % 2]), b = unpack(dh[n / 2].pairs[n % 2]);
-        dot += a.x * b.x + a.y * b.y;
+        dot += a.x * b.x;
+        dot += a.y * b.y;
       }
     }
     through_ = device::warp_sum(dot) * device::exp2_approx(head_.exponent[Q - 1]);
@@ -158,7 +155,8 @@ class UnitGradients {
       for (int k = 0; k < 4; ++k) {
         const float2 pair = unpack(g.pairs[k]);
         const float* const at = &y[k / 2][k % 2 * 2];
-        dots[k % 2] += at[0] * pair.x + at[1] * pair.y;
+        dots[k % 2] += at[0] * pair.x;
+        dots[k % 2] += at[1] * pair.y;
       }
       const float sum = device::warp_sums<4>(dots, lane_);
       const int t = 16 * j + lane_ / 4 + lane_ % 2 * 8;
@@ -194,21 +192,22 @@ class UnitGradients {
       const float2 pair = unpack(x.pairs[k]);
       at[0] *= to_end[k % 2];
       at[1] *= to_end[k % 2];
-      sums[2 + k % 2] += at[0] * pair.x + at[1] * pair.y;
+      sums[2 + k % 2] += at[0] * pair.x;
+      sums[2 + k % 2] += at[1] * pair.y;
     }
 #pragma unroll
     for (int j = i; j < Blocks::kBands; ++j) {
-      Left g;
-      device::load_left<false>(g, head_.g, S::kWidthRow, 16 * j, 0, lane_);
+      Right g[2];
+      device::load_right<true>(g, head_.g, S::kWidthRow, 0, 16 * j, lane_);
       float dmix[2][4] = {}, scores[2][4] = {};
-      device::multiply_add<T>(dmix[0], x, right_of(g, 0));
-      device::multiply_add<T>(dmix[1], x, right_of(g, 1));
+      device::multiply_add<T>(dmix[0], x, g[0]);
+      device::multiply_add<T>(dmix[1], x, g[1]);
 #pragma unroll
       for (int k = 0; k < kSteps; ++k) {
-        Left C;
-        device::load_left<false>(C, shared_.C, S::kStateRow, 16 * j, 16 * k, lane_);
-        device::multiply_add<T>(scores[0], B[k], right_of(C, 0));
-        device::multiply_add<T>(scores[1], B[k], right_of(C, 1));
+        Right C[2];
+        device::load_right<true>(C, shared_.C, S::kStateRow, 16 * k, 16 * j, lane_);
+        device::multiply_add<T>(scores[0], B[k], C[0]);
+        device::multiply_add<T>(scores[1], B[k], C[1]);
       }
       Left mix;
       uint32_t dscores[4];
@@ -224,7 +223,7 @@ class UnitGradients {
           if (i == j && over < 0) decay = 0.0f;
           const float dm = dmix[n][2 * half + e];
           mixed[e] = scores[n][2 * half + e] * decay;
-          gradient[e] = dm * (decay * dt[half]);
+          gradient[e] = dm * decay;
           float share = dm * mixed[e];
           if (i == j && over == 0) {
             head_.own[t + e] = share;
@@ -234,7 +233,7 @@ class UnitGradients {
           rows[j][2 * n + e] += share * dt[half];
         }
         mix.pairs[k] = device::pack_pair<T>(mixed[0], mixed[1]);
-        dscores[k] = device::pack_pair<T>(gradient[0], gradient[1]);
+        dscores[k] = device::pack_pair<T>(gradient[0] * dt[half], gradient[1] * dt[half]);
       }
       head_.dscores[Blocks::index(i, j)][lane_] = {dscores[0], dscores[1], dscores[2], dscores[3]};
       Right tokens[2];

@@ -6,7 +6,7 @@
 
 namespace hax::ssd {
 
-inline constexpr int kWalkStages = 3;
+inline constexpr int kWalkStages = 3, kWalkFetchers = 2;
 
 template <class S>
 struct WalkShared {
@@ -23,7 +23,7 @@ struct WalkShared {
     Rows<typename S::T> tokens, rows;
     const typename S::T* weights;
     const float* decays;
-  } source;
+  } source[kWalkFetchers];
 };
 
 template <class S>
@@ -53,12 +53,12 @@ class Walk : WalkGrid<S>::Base {
         shared_(shared),
         access_(access) {}
 
-  // The last warp brings the tiles; the others compute.
+  // The last warps bring the tiles; the others compute.
   __device__ void run() {
     const bool fetches = threadIdx.x >= kThreads;
     const int steps = kPerChunk * (end_ - begin_ - (goes_to_end() ? 0 : 1));
     if (fetches) {
-      shared_.source = make_source();
+      shared_.source[threadIdx.x / device::kWarp - S::kWalkWarps] = make_source();
       __syncwarp();
       for (int ahead = 0; ahead < kWalkStages - 1; ++ahead) {
         if (ahead < steps) fetch_step(ahead, shared_.stages[ahead]);
@@ -114,8 +114,8 @@ class Walk : WalkGrid<S>::Base {
             plan_.decays + at * 4};
   }
   __device__ void fetch_step(int i, typename WalkShared<S>::Stage& stage) {
-    const auto& source = shared_.source;
-    const Team<device::kWarp> team{static_cast<int>(threadIdx.x) % device::kWarp};
+    const Team<kWalkFetchers * device::kWarp> team{static_cast<int>(threadIdx.x) - kThreads};
+    const auto& source = shared_.source[team.thread / device::kWarp];
     const int chunk = chunk_at(begin_ + i / kPerChunk), begin = i % kPerChunk * kTokens;
     const int64_t first = int64_t{chunk} * S::kTokens + begin;
     const int tokens =
@@ -178,7 +178,7 @@ class Walk : WalkGrid<S>::Base {
 
 // A block for every (segment, sequence, unit, direction), directions fastest.
 template <class S>
-__global__ void __launch_bounds__((S::kWalkWarps + 1) * device::kWarp, 2)
+__global__ void __launch_bounds__((S::kWalkWarps + kWalkFetchers) * device::kWarp, 2)
     backward_states_kernel(const __grid_constant__ BackwardParams p,
                            const __grid_constant__ CudaBackwardPlan plan,
                            const __grid_constant__ BackwardAccess access, bool only_sum) {

@@ -45,8 +45,8 @@ void launch_backward(const device::Launcher& launch, const BackwardParams& p,
              sizeof(HeadsWalkShared<S>), p, plan, access, only_sums);
     } else {
       launch(backward_states_kernel<S>, both * plan.units(p.heads) * segments,
-             (S::kWalkWarps + 1) * device::kWarp, sizeof(WalkShared<S>), p, plan, access,
-             only_sums);
+             (S::kWalkWarps + kWalkFetchers) * device::kWarp, sizeof(WalkShared<S>), p, plan,
+             access, only_sums);
     }
   };
   if constexpr (S::kGradients != Gradients::by_warps) {
