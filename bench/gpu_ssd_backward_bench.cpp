@@ -43,7 +43,8 @@ void add_ssd_backward(const SsdShape& s) {
 
 const bool registered = [] {
   for (const SsdShape& s : {SsdShape{8, 4096, 80, 64, 128}, SsdShape{1, 131072, 80, 64, 128},
-                            SsdShape{64, 1057, 8, 16, 32}}) {
+                            SsdShape{64, 1057, 8, 16, 32}, SsdShape{256, 4096, 8, 64, 128},
+                            SsdShape{1, 1048576, 8, 64, 128}}) {
     add_ssd_backward(s);
   }
   return true;

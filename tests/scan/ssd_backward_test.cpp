@@ -170,5 +170,34 @@ TEST(SsdBackward, ManyChunks) {
   }
 }
 
+// Few and long: their walks are cut, at checkpoints or elsewhere.
+TEST(SsdBackward, LongSequences) {
+  const TestContext context;
+  for (const hax_data_type type : kTypes) {
+    for (const int64_t states : {16, 100}) {
+      for (const int64_t every : {0, 700}) {
+        const SsdCase c{.batch = 1,
+                        .length = 2500,
+                        .heads = 2,
+                        .width = 16,
+                        .states = states,
+                        .checkpoint_every = every,
+                        .options = {.type = type}};
+        SCOPED_TRACE(describe(c));
+        const SsdArgs a = c.values();
+        Argument checkpoints;
+        if (every > 0) {
+          Array given({1, c.length / every, c.heads, c.width, c.states});
+          given.data = oracle_ssd(a).checkpoints.data;
+          checkpoints = Argument::input(given);
+        }
+        expect_gradients(
+            run_ssd_backward(a, c.dy(), c.dfinal_state(), c.options, context, checkpoints),
+            by_name(oracle_ssd_backward(a, c.dy(), c.dfinal_state()), a), type);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace hax_test

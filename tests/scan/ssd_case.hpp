@@ -193,7 +193,7 @@ inline void expect_gradients(const NamedArguments& got, const NamedArrays& want,
     if (auto node = others.extract(name)) parameters.insert(std::move(node));
   }
   expect_results(got, others, tolerance);
-  expect_results(got, parameters, activation.bits == 16 ? 4 * tolerance : tolerance);
+  expect_results(got, parameters, activation.bits == 16 ? 2 * tolerance : tolerance);
 }
 
 inline void expect_backward_matches_oracle(const SsdCase& c, const hax_context* context) {

@@ -160,7 +160,8 @@ void cpu_step(const StepParams&, const ScanForwardPlan&, int num_threads);
 CudaForwardPlan plan_cuda_forward(const ForwardParams&, Workspace&);
 ForwardParams forward_without_gate(const BackwardParams&, const Tensor& y);
 CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
-int64_t cuda_shared_limit(hax_device);  // bytes that a block may have
+// Whether there are kernels of Gradients::by_warpgroups for this device.
+bool cuda_has_warpgroup_gradients(hax_device);
 void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
 void cuda_step(const StepParams&, void* stream);

@@ -10,11 +10,12 @@
 
 namespace hax::ssd {
 
-template <class T_, int kTokens_, int kStates_, int kWidth_>
+template <class T_, int kTokens_, int kStates_, int kWidth_, Gradients kGradients_>
 struct BackwardShape {
   using T = T_;
   static constexpr int kTokens = kTokens_;  // of a chunk
   static constexpr int kStates = kStates_, kWidth = kWidth_;
+  static constexpr Gradients kGradients = kGradients_;
   static constexpr bool kExact = type_of<T> == Type::fp32;
   static constexpr int kPad = device::kVectorElements<T>;
   // Elements of a row in shared memory.
@@ -24,13 +25,17 @@ struct BackwardShape {
   // Warps of a block that multiply, in the kernels of states (which has one more), of dC, and of all the rest.
   static constexpr int kWalkWarps = kStateSize <= 16 * 32 ? 2 : 8;
   static constexpr int kOutputWarps = kStates <= 32 ? 4 : 8;
-  static constexpr int kInputWarps = kTokens >= 128 ? 16 : 8;
+  static constexpr int kInputWarps = 8;
 };
 
 // Which tensors can be moved 16 bytes at a time.
 struct BackwardAccess {
   bool x, g, dx, B, C;
+  bool dB, dC;  // 2 elements at a time
 };
+
+// Blocks are counted in 31 bits, so what divides their number needs no 64.
+__device__ inline uint32_t narrow(int64_t value) { return static_cast<uint32_t>(value); }
 
 struct ChunkAt {
   int64_t place, s;           // among all chunks; its sequence
@@ -39,7 +44,10 @@ struct ChunkAt {
   int tokens;                 // at most a chunk's; 0: the place is unused
 
   __device__ ChunkAt(const Sequences& sequences, const Chunks& chunks, int64_t at)
-      : place(at), s(chunks.sequence_at(sequences, at)), sequence(sequences.range(s)) {
+      : place(at),
+        s(sequences.packed() ? chunks.sequence_at(sequences, at)
+                             : narrow(at) / narrow(chunks.per_row(sequences))),
+        sequence(sequences.range(s)) {
     first = (at - chunks.first_of(sequences, s)) * chunks.tokens;
     const int64_t rest = sequence.length - first;
     tokens = static_cast<int>(rest < 0 ? 0 : rest < chunks.tokens ? rest : chunks.tokens);

@@ -59,8 +59,10 @@ class OutputTile {
     __syncthreads();
     states_.add_product(device::factor(shared_.last.dscores, S::kTokenRow), row_,
                         device::factor(shared_.last.B, S::kStateRow), column_, 0, Q);
-    store_group_gradient<S, Grid>(states_, p_, plan_, block_.chunk, block_.group, block_.share, 1,
-                                  warp_);
+    if (warp_ < Grid::kWarps) {
+      store_group_gradient<S>(states_, p_, plan_, access_, block_.chunk, block_.group, block_.share,
+                              1, row_, column_);
+    }
   }
 
  private:

@@ -5,19 +5,26 @@
 
 namespace hax::ssd {
 
-inline constexpr int kSumThreads = 256;
+inline constexpr int kSumThreads = 512;
 
-// Sum of a block's values; every thread receives it.
+// Sum of a block's values; the first warp receives it.
 __device__ inline double block_sum(double value, double* memory) {
-  __syncthreads();
-  memory[threadIdx.x] = value;
+  const int lane = threadIdx.x % device::kWarp, warp = threadIdx.x / device::kWarp;
+  const auto sum_warp = [](double& sum) {
 #pragma unroll
-  for (int distance = kSumThreads / 2; distance > 0; distance /= 2) {
-    __syncthreads();
-    if (threadIdx.x < distance) memory[threadIdx.x] += memory[threadIdx.x + distance];
-  }
+    for (int distance = device::kWarp / 2; distance > 0; distance /= 2) {
+      sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+    }
+  };
+  sum_warp(value);
   __syncthreads();
-  return memory[0];
+  if (lane == 0) memory[warp] = value;
+  __syncthreads();
+  if (warp == 0) {
+    value = lane < kSumThreads / device::kWarp ? memory[lane] : 0.0;
+    sum_warp(value);
+  }
+  return value;
 }
 
 // Sum over rows of one column of a (rows, columns) matrix, by every `stride`-th thread from `first` on.
@@ -45,7 +52,7 @@ __global__ void __launch_bounds__(kSumThreads)
     return static_cast<float>(block_sum(sum, memory));
   };
   if (p.dA) {
-    const float sum = total(plan.dA, 2 * chunks, units, plan.slices);
+    const float sum = total(plan.dA, plan.parts * chunks, units, plan.slices);
     if (threadIdx.x == 0) *p.dA.at<float>(head) = sum;
   }
   if (p.ddt_bias) {

@@ -9,9 +9,7 @@ namespace hax::ssd {
 template <class S>
 struct InputGrid {
   static constexpr int kWarps = S::kInputWarps, kBands = S::kTokens / 16;
-  static constexpr int kDown = S::kStates <= 32  ? at_most(4, kBands)
-                               : S::kTokens > 64 ? S::kTokens / 32
-                                                 : 1;
+  static constexpr int kDown = S::kStates <= 32 ? at_most(4, kBands) : 1;
   using States =
       device::WarpGrid<S::kTokens, S::kStates, at_most(kWarps / kDown, S::kStates / 16), kDown>;
   using Width = device::WarpGrid<S::kTokens, S::kWidth,
@@ -20,7 +18,7 @@ struct InputGrid {
   static constexpr int kBlocks = kBands * (kBands + 1) / 2;
   static constexpr int kBlocksPerWarp = (kBlocks + kWarps - 1) / kWarps;
   // Warps that bring a unit's tensors, that write dx, and the one that finishes sums.
-  static constexpr int kFirstFetcher = kWarps == 16 ? 4 : 0, kFetchers = 8;
+  static constexpr int kFirstFetcher = 0, kFetchers = 8;
   static constexpr int kFirstStorer = kWarps - 4, kStorers = 2, kFinisher = kWarps - 1;
 };
 
@@ -64,9 +62,7 @@ struct InputShared {
 
 template <class S>
 struct OutputGrid {
-  static constexpr int kDown = S::kStates <= 32  ? at_most(4, S::kTokens / 16)
-                               : S::kTokens > 64 ? S::kTokens / 64
-                                                 : 1;
+  static constexpr int kDown = S::kStates <= 32 ? at_most(4, S::kTokens / 16) : 1;
   using States = device::WarpGrid<S::kTokens, S::kStates, S::kOutputWarps / kDown, kDown>;
 };
 

@@ -1,13 +1,12 @@
 // The states where chunks start and the gradients of those where chunks end, for ssd's backward. A block walks one
-// unit of one sequence, forwards or back, its state in registers; tiles arrive some steps ahead.
+// unit of one sequence, its state in registers; tiles arrive some steps ahead.
 #pragma once
 
-#include "device/named_barrier.cuh"
-#include "scan/ssd/ssd_kernel_backward.cuh"
+#include "scan/ssd/ssd_kernel_backward_segment.cuh"
 
 namespace hax::ssd {
 
-inline constexpr int kWalkStages = 3;
+inline constexpr int kWalkStages = 3, kWalkFetchers = 2;
 
 template <class S>
 struct WalkShared {
@@ -19,123 +18,125 @@ struct WalkShared {
     float decays[4];
   } stages[kWalkStages];
   typename S::T state[S::kWidth * S::kStateRow];  // on its way to memory
+  // Where tiles come from: the sequence's first token, the unit's first chunk. Here, for its warp to have registers.
+  struct Source {
+    Rows<typename S::T> tokens, rows;
+    const typename S::T* weights;
+    const float* decays;
+  } source[kWalkFetchers];
 };
 
 template <class S>
-class Walk {
-  using T = typename S::T;
-  static constexpr int kTokens = WalkShared<S>::kTokens, kPerChunk = 2;
+struct WalkGrid {
   static constexpr int kThreads = S::kWalkWarps * device::kWarp;
   static constexpr int kDown = S::kWidth > 32 ? S::kWidth / 32 : 1;
   using Grid = device::WarpGrid<S::kWidth, S::kStates, S::kWalkWarps / kDown, kDown>;
+  using Base = SegmentWalk<S, typename Grid::Tile, kThreads>;
+};
+
+template <class S>
+class Walk : WalkGrid<S>::Base {
+  using T = typename S::T;
+  using Grid = typename WalkGrid<S>::Grid;
+  using Base = typename WalkGrid<S>::Base;
+  using Base::back_, Base::begin_, Base::chunk_at, Base::column_, Base::end_, Base::fade,
+      Base::finish, Base::goes_to_end, Base::group_, Base::only_sum_, Base::p_, Base::place_,
+      Base::plan_, Base::range_, Base::row_, Base::state_, Base::state_of, Base::unit_;
+  static constexpr int kTokens = WalkShared<S>::kTokens, kPerChunk = 2;
+  static constexpr int kThreads = WalkGrid<S>::kThreads;
 
  public:
   __device__ Walk(WalkShared<S>& shared, const BackwardParams& p, const CudaBackwardPlan& plan,
-                  const BackwardAccess& access, bool back, int64_t s, int64_t unit)
-      : shared_(shared),
-        p_(p),
-        plan_(plan),
-        access_(access),
-        back_(back),
-        s_(s),
-        range_(p.sequences.range(s)),
-        unit_(p, plan.slices, S::kWidth, unit),
-        group_(unit_.head / (p.heads / p.groups)),
-        chunks_((range_.length + S::kTokens - 1) / S::kTokens),
-        place_(plan.chunks.first_of(p.sequences, s)) {}
+                  const BackwardAccess& access, const WalkIndex& index)
+      : Base(p, plan, index, Grid::row(threadIdx.x / device::kWarp),
+             Grid::column(threadIdx.x / device::kWarp)),
+        shared_(shared),
+        access_(access) {}
 
-  // By the warp that brings the tiles.
-  __device__ void fetch_all() {
-    const int64_t steps = count_steps();
-    for (int ahead = 0; ahead < kWalkStages - 1; ++ahead) {
-      if (ahead < steps) fetch_step(ahead);
-      device::commit_copies();
-    }
-    for (int64_t i = 0; i < steps; ++i) {
-      device::wait_for_copies<kWalkStages - 2>();
-      meet();
-      if (i + kWalkStages - 1 < steps) fetch_step(i + kWalkStages - 1);
-      device::commit_copies();
-    }
-    if (ends_with_state(steps)) meet();
-  }
-
-  // By all others.
+  // The last warps bring the tiles; the others compute.
   __device__ void run() {
-    load(back_ ? p_.dfinal_state : p_.initial_state,
-         (back_ ? p_.dfinal_state : p_.initial_state).offset(s_, unit_.head), 1.0f);
-    const int64_t steps = count_steps();
-    for (int64_t i = 0; i < steps; ++i) {
-      if (i % kPerChunk == 0) put_state();
-      meet();
-      const auto& stage = shared_.stages[static_cast<int>(i % kWalkStages)];
-      if (i % kPerChunk == 0) {
-        store_state(i / kPerChunk);
-        fade(i / kPerChunk, stage.decays[back_]);
+    const bool fetches = threadIdx.x >= kThreads;
+    const int steps = kPerChunk * (end_ - begin_ - (goes_to_end() ? 0 : 1));
+    if (fetches) {
+      shared_.source[threadIdx.x / device::kWarp - S::kWalkWarps] = make_source();
+      __syncwarp();
+      for (int ahead = 0; ahead < kWalkStages - 1; ++ahead) {
+        if (ahead < steps) fetch_step(ahead, shared_.stages[ahead]);
+        device::commit_copies();
       }
-      add(stage);
+    } else {
+      Base::start();
     }
-    if (ends_with_state(steps)) {
-      put_state();
-      meet();
-      store_state(chunks_ - 1);
+    int turn = 0;  // stage of the step
+    for (int i = 0; i < steps; ++i, turn = turn + 1 < kWalkStages ? turn + 1 : 0) {
+      if (fetches) {
+        device::wait_for_copies<kWalkStages - 2>();
+      } else if (i % kPerChunk == 0 && !only_sum_) {
+        put_state();
+      }
+      __syncthreads();
+      if (fetches) {
+        const int ahead = i + kWalkStages - 1;
+        if (ahead < steps) {
+          fetch_step(ahead, shared_.stages[turn > 0 ? turn - 1 : kWalkStages - 1]);
+        }
+        device::commit_copies();
+      } else {
+        const auto& stage = shared_.stages[turn];
+        if (i % kPerChunk == 0) {
+          if (!only_sum_) store_state(begin_ + i / kPerChunk);
+          fade(begin_ + i / kPerChunk, stage.decays[back_]);
+        }
+        add(stage);
+      }
     }
-    if (back_ && p_.dinitial_state) store_initial_gradient();
+    if (end_ > begin_ && !goes_to_end()) {
+      if (!fetches) put_state();
+      __syncthreads();
+      if (!fetches) store_state(end_ - 1);
+    }
+    if (!fetches) finish(threadIdx.x);
   }
 
  private:
-  // The warps' ways differ, so this is no __syncthreads().
-  __device__ static void meet() { device::wait_at_barrier(1, kThreads + device::kWarp); }
-  // Forwards the state behind the last chunk is of no use, back the one before the first chunk may be.
-  __device__ int64_t count_steps() const {
-    return kPerChunk * (back_ && p_.dinitial_state ? chunks_ : chunks_ - 1);
+  __device__ typename WalkShared<S>::Source make_source() const {
+    const auto rows = [&](const Tensor& tensor, bool vectors, int64_t member, int first,
+                          int64_t columns) {
+      return token_rows<T>(tensor, vectors, range_.row, range_.begin, kTokens, member, first,
+                           static_cast<int>(columns));
+    };
+    const int64_t at = place_ * p_.heads + unit_.head;
+    const int64_t direction = back_ ? plan_.chunks.count * p_.heads * S::kTokens : 0;
+    return {rows(back_ ? plan_.g : p_.x, back_ ? access_.g : access_.x, unit_.head, unit_.first,
+                 unit_.width),
+            rows(back_ ? p_.C : p_.B, back_ ? access_.C : access_.B, group_, 0, p_.states),
+            static_cast<const T*>(plan_.weights) + direction + at * S::kTokens,
+            plan_.decays + at * 4};
   }
-  __device__ bool ends_with_state(int64_t steps) const {
-    return chunks_ > 0 && steps < kPerChunk * chunks_;
-  }
-  __device__ int64_t chunk_at(int64_t step) const { return back_ ? chunks_ - 1 - step : step; }
-
-  __device__ void fetch_step(int64_t i) {
-    const Team<device::kWarp> team{lane_};
-    auto& stage = shared_.stages[static_cast<int>(i % kWalkStages)];
-    const int64_t chunk = chunk_at(i / kPerChunk);
-    const int begin = static_cast<int>(i % kPerChunk) * kTokens;
-    const int64_t first = chunk * S::kTokens + begin, token = range_.begin + first;
+  __device__ void fetch_step(int i, typename WalkShared<S>::Stage& stage) {
+    const Team<kWalkFetchers * device::kWarp> team{static_cast<int>(threadIdx.x) - kThreads};
+    const auto& source = shared_.source[team.thread / device::kWarp];
+    const int chunk = chunk_at(begin_ + i / kPerChunk), begin = i % kPerChunk * kTokens;
+    const int64_t first = int64_t{chunk} * S::kTokens + begin;
     const int tokens =
         static_cast<int>(min(int64_t{kTokens}, max(int64_t{0}, range_.length - first)));
-    fetch<kTokens, S::kWidth, S::kWidthRow>(
-        team, stage.tokens,
-        token_rows<T>(back_ ? plan_.g : p_.x, back_ ? access_.g : access_.x, range_.row, token,
-                      tokens, unit_.head, unit_.first, unit_.width));
-    fetch<kTokens, S::kStates, S::kStateRow>(
-        team, stage.rows,
-        token_rows<T>(back_ ? p_.C : p_.B, back_ ? access_.C : access_.B, range_.row, token, tokens,
-                      group_, 0, static_cast<int>(p_.states)));
-    const int64_t at = (place_ + chunk) * p_.heads + unit_.head;
-    const int64_t direction = back_ ? plan_.chunks.count * p_.heads * S::kTokens : 0;
-    fetch_bytes(team, stage.weights,
-                static_cast<const T*>(plan_.weights) + direction + at * S::kTokens + begin,
+    const auto rows_of = [&](Rows<T> rows) {
+      if (tokens > 0) rows.data += first * rows.stride;
+      rows.rows = tokens;
+      return rows;
+    };
+    fetch<kTokens, S::kWidth, S::kWidthRow>(team, stage.tokens, rows_of(source.tokens));
+    fetch<kTokens, S::kStates, S::kStateRow>(team, stage.rows, rows_of(source.rows));
+    const int64_t at = int64_t{chunk} * p_.heads;
+    fetch_bytes(team, stage.weights, source.weights + at * S::kTokens + begin,
                 sizeof(stage.weights));
-    fetch_bytes(team, stage.decays, plan_.decays + at * 4, sizeof(stage.decays));
-  }
-
-  // The decay over a chunk; where a checkpoint falls on it, it takes the state's place.
-  __device__ void fade(int64_t step, float decay) {
-    if (!back_ && p_.checkpoints) {
-      const int64_t begin = step * S::kTokens, end = min(begin + S::kTokens, range_.length);
-      const int64_t last = end / p_.checkpoints.every * p_.checkpoints.every;
-      if (last > begin) {
-        const Tensor& states = p_.checkpoints.states;
-        return load(states, p_.checkpoints.offset(range_, last) + unit_.head * states.stride[2],
-                    decay);
-      }
-    }
-    state_.for_each([&](float& value, int, int) { value *= decay; });
+    fetch_bytes(team, stage.decays, source.decays + at * 4, sizeof(stage.decays));
   }
 
   __device__ void add(const typename WalkShared<S>::Stage& stage) {
+    const int lane = threadIdx.x % device::kWarp;
     const auto weigh = [&](device::LeftFragment<T>& a, int, int k) {
-      device::scale_columns(a, stage.weights + k, lane_);
+      device::scale_columns(a, stage.weights + k, lane);
     };
     const auto add_to = [&](typename Grid::Tile& state) {
       state.add_product(device::transposed(stage.tokens, S::kWidthRow), row_,
@@ -159,77 +160,35 @@ class Walk {
     }
   }
 
-  // offset: of the head's (P, N) in `states`, the last axes of which they are.
-  __device__ void load(const Tensor& states, int64_t offset, float decay) {
-    const int64_t width_stride = states ? states.stride[states.ndim - 2] : 0;
-    const int64_t stride = states ? states.stride[states.ndim - 1] : 0;
-    state_.for_each([&](float& value, int p, int n) {
-      p += row_;
-      n += column_;
-      value = states && p < unit_.width && n < p_.states
-                  ? decay * device::load_any(states,
-                                             offset + (unit_.first + p) * width_stride + n * stride)
-                  : 0.0f;
-    });
-  }
-
-  __device__ void store_initial_gradient() {
-    const Tensor& to = p_.dinitial_state;
-    const int64_t offset = to.offset(s_, unit_.head);
-    state_.for_each([&](float& value, int p, int n) {
-      p += row_;
-      n += column_;
-      if (p < unit_.width && n < p_.states) {
-        device::store_any(to, offset + (unit_.first + p) * to.stride[2] + n * to.stride[3], value);
-      }
-    });
-  }
-
   __device__ void put_state() {
     state_.for_each_pair([&](float a, float b, int p, int n) {
       const float pair[] = {a, b};
       device::store_packed<T, 2>(shared_.state + (row_ + p) * S::kStateRow + column_ + n, pair);
     });
   }
-  __device__ void store_state(int64_t step) {
-    const int64_t place = (back_ ? plan_.chunks.count : 0) + place_ + chunk_at(step);
-    T* const to = static_cast<T*>(plan_.states) +
-                  (place * plan_.units(p_.heads) + unit_.index) * S::kStateSize;
+  __device__ void store_state(int step) {
     store_rows<S::kWidth, S::kStates, S::kStateRow>(
         Team<kThreads>{static_cast<int>(threadIdx.x)},
-        OutputRows<T>{to, S::kStates, 1, S::kWidth, S::kStates, true}, shared_.state);
+        OutputRows<T>{state_of(step), S::kStates, 1, S::kWidth, S::kStates, true}, shared_.state);
   }
 
   WalkShared<S>& shared_;
-  const BackwardParams& p_;
-  const CudaBackwardPlan& plan_;
   const BackwardAccess& access_;
-  const bool back_;
-  const int64_t s_;
-  const Sequences::Range range_;
-  const Unit unit_;
-  const int64_t group_, chunks_, place_;
-  const int lane_ = threadIdx.x % device::kWarp;
-  const int row_ = Grid::row(threadIdx.x / device::kWarp);
-  const int column_ = Grid::column(threadIdx.x / device::kWarp);
-  typename Grid::Tile state_;
 };
 
-// A block for every (sequence, unit, direction), directions fastest.
+// A block for every (segment, sequence, unit, direction), directions fastest.
 template <class S>
-__global__ void __launch_bounds__((S::kWalkWarps + 1) * device::kWarp, 2)
+__global__ void __launch_bounds__((S::kWalkWarps + kWalkFetchers) * device::kWarp, 2)
     backward_states_kernel(const __grid_constant__ BackwardParams p,
                            const __grid_constant__ CudaBackwardPlan plan,
-                           const __grid_constant__ BackwardAccess access) {
+                           const __grid_constant__ BackwardAccess access, bool only_sum) {
   extern __shared__ __align__(16) unsigned char memory[];
-  const int64_t units = plan.units(p.heads);
-  Walk<S> walk(*reinterpret_cast<WalkShared<S>*>(memory), p, plan, access, blockIdx.x % 2 != 0,
-               blockIdx.x / 2 / units, blockIdx.x / 2 % units);
-  if (threadIdx.x < S::kWalkWarps * device::kWarp) {
-    walk.run();
-  } else {
-    walk.fetch_all();
-  }
+  const int64_t units = plan.units(p.heads), walks = units * p.sequences.count();
+  const int64_t index = blockIdx.x / 2 % walks;
+  Walk<S> walk(
+      *reinterpret_cast<WalkShared<S>*>(memory), p, plan, access,
+      {blockIdx.x % 2 != 0, index / units, index % units, blockIdx.x / 2 / walks, only_sum});
+  walk.run();
 }
 
 }  // namespace hax::ssd

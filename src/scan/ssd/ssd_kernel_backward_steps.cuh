@@ -158,7 +158,8 @@ __global__ void __launch_bounds__(kStepsThreads)
     for (int t = lane; t < S::kTokens; t += device::kWarp) {
       const float* from = plan.step_sums + (at + h) * S::kTokens + t;
       float sum = 0.0f;
-      for (int64_t part = 0; part < 2 * plan.slices; ++part, from += part_size) sum += *from;
+      for (int64_t part = 0; part < plan.parts * plan.slices; ++part, from += part_size)
+        sum += *from;
       sums[h][t] = sum;
     }
   }

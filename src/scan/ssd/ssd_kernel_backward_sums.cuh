@@ -151,27 +151,44 @@ __device__ void fetch_group_rows(Team<kThreads> team, typename S::T* to, const T
                                 group, 0, states));
 }
 
-// A chunk's part of dB (which = 0) or dC (1): to its place among the shares or, where there is one, to the tensor.
-template <class S, class Grid>
-__device__ void store_group_gradient(typename Grid::Tile& tile, const BackwardParams& p,
-                                     const CudaBackwardPlan& plan, const ChunkAt& chunk,
-                                     int64_t group, int64_t share, int which, int warp) {
-  using T = typename S::T;
-  const Tensor& to = which ? p.dC : p.dB;
-  if (!to || warp >= Grid::kWarps) return;
-  const int64_t row = chunk.sequence.row;
-  tile.for_each([&](float value, int t, int n) {
-    t += Grid::row(warp);
-    n += Grid::column(warp);
-    if (t >= chunk.tokens || n >= p.states) return;
-    const int64_t token = chunk.token() + t;
-    if (plan.gradients) {
-      const int64_t place = ((share * p.batch + row) * p.length + token) * p.groups + group;
-      plan.gradients[(place * 2 + which) * p.states + n] = value;
-    } else {
-      *to.at<T>(row, token, group, n) = device::from_float<T>(value);
+// Columns of rows that are `step` apart, in pairs where `pairs` says that they can be stored so.
+template <class E, class Tile>
+__device__ void store_group_rows(Tile& tile, E* to, int64_t step, int64_t column_step, bool pairs,
+                                 int rows, int columns, int row, int column) {
+  to += row * step;
+  tile.for_each_pair([&](float a, float b, int t, int n) {
+    if (row + t >= rows || column + n >= columns) return;
+    E* const at = to + t * step;
+    n += column;
+    if (pairs) {
+      const float pair[] = {a, b};
+      return device::store_packed<E, 2>(at + n, pair);
     }
+    at[n * column_step] = device::from_float<E>(a);
+    if (n + 1 < columns) at[(n + 1) * column_step] = device::from_float<E>(b);
   });
+}
+
+// A chunk's part of dB (which = 0) or dC (1): to its place among the shares or, where there is one, to the tensor. The
+// tile starts at (row, column).
+template <class S, class Tile>
+__device__ void store_group_gradient(Tile& tile, const BackwardParams& p,
+                                     const CudaBackwardPlan& plan, const BackwardAccess& access,
+                                     const ChunkAt& chunk, int64_t group, int64_t share, int which,
+                                     int row, int column) {
+  const Tensor& to = which ? p.dC : p.dB;
+  if (!to) return;
+  const int64_t sequence_row = chunk.sequence.row, token = chunk.token();
+  const int states = static_cast<int>(p.states);
+  if (plan.gradients) {
+    const int64_t place = ((share * p.batch + sequence_row) * p.length + token) * p.groups + group;
+    store_group_rows(tile, plan.gradients + (place * 2 + which) * states, p.groups * 2 * states, 1,
+                     states % 2 == 0, chunk.tokens, states, row, column);
+  } else {
+    store_group_rows(tile, to.at<typename S::T>(sequence_row, token, group, 0), to.stride[1],
+                     to.stride[3], which ? access.dC : access.dB, chunk.tokens, states, row,
+                     column);
+  }
 }
 
 // The units of a block, and its chunk. A block for every (chunk, group, share), shares fastest.
@@ -180,12 +197,13 @@ struct GradientBlock {
   ChunkAt chunk;
   int64_t group, share, first, last;
   __device__ GradientBlock(const BackwardParams& p, const CudaBackwardPlan& plan)
-      : chunk(p.sequences, plan.chunks, blockIdx.x / plan.shares / p.groups),
-        group(blockIdx.x / plan.shares % p.groups),
-        share(blockIdx.x % plan.shares) {
-    const int64_t members = plan.units(p.heads) / p.groups;
-    first = group * members + members * share / plan.shares;
-    last = group * members + members * (share + 1) / plan.shares;
+      : chunk(p.sequences, plan.chunks, blockIdx.x / (narrow(plan.shares) * narrow(p.groups))),
+        group(blockIdx.x / narrow(plan.shares) % narrow(p.groups)),
+        share(blockIdx.x % narrow(plan.shares)) {
+    const uint32_t members = narrow(plan.units(p.heads)) / narrow(p.groups);
+    const uint32_t each = members / narrow(plan.shares), rest = members % narrow(plan.shares);
+    first = group * members + share * each + min(share, int64_t{rest});
+    last = first + each + (share < rest);
   }
   // Where the block has units' sums in a matrix (chunks, units, columns) of the workspace.
   __device__ void clear(float* to, int64_t units, int64_t columns) const {

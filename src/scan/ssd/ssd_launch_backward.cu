@@ -3,10 +3,6 @@
 
 namespace hax::ssd {
 
-int64_t cuda_shared_limit(hax_device device) {
-  return static_cast<int64_t>(device::Launcher(device, nullptr, Backward::name).shared_memory());
-}
-
 void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* stream) {
   if (p.dz) cuda_forward(forward_without_gate(p, plan.y), plan.forward, stream);
   const device::Launcher launch(p.device, stream, Backward::name);

@@ -3,7 +3,10 @@
 
 #include "core/integer.hpp"
 #include "device/launch.cuh"
+#include "scan/ssd/ssd_kernel_backward_chunk.cuh"
 #include "scan/ssd/ssd_kernel_backward_gate.cuh"
+#include "scan/ssd/ssd_kernel_backward_heads.cuh"
+#include "scan/ssd/ssd_kernel_backward_heads_walk.cuh"
 #include "scan/ssd/ssd_kernel_backward_inputs.cuh"
 #include "scan/ssd/ssd_kernel_backward_outputs.cuh"
 #include "scan/ssd/ssd_kernel_backward_shares.cuh"
@@ -18,23 +21,49 @@ void launch_backward(const device::Launcher& launch, const BackwardParams& p,
   using T = typename S::T;
   constexpr size_t kSmall = 99 * 1024;
   static_assert(sizeof(WalkShared<S>) <= kSmall);
-  static_assert(sizeof(InputShared<S>) <= (S::kTokens > 64 ? 224 * 1024 : kSmall));
-  static_assert(sizeof(OutputShared<S>) <= (S::kTokens > 64 ? 113 * 1024 : kSmall));
   const auto vectors = [](const Tensor& tensor) {
     return device::moves_in_vectors<device::kVectorElements<T>>(tensor);
   };
-  const BackwardAccess access = {vectors(p.x), vectors(plan.g), vectors(p.dx), vectors(p.B),
-                                 vectors(p.C)};
+  const BackwardAccess access = {vectors(p.x),
+                                 vectors(plan.g),
+                                 vectors(p.dx),
+                                 vectors(p.B),
+                                 vectors(p.C),
+                                 device::moves_in_vectors<2>(p.dB),
+                                 device::moves_in_vectors<2>(p.dC)};
   const int64_t step_blocks = plan.chunks.count * ceil_div(p.heads, kStepHeads);
   const int64_t blocks = plan.chunks.count * p.groups * plan.shares;
   const int64_t elements = p.batch * p.length * p.heads * p.width;
   if (p.z) {
     launch(backward_gate_kernel<T>, ceil_div(elements, kGateThreads), kGateThreads, 0, p, plan);
   }
-  launch(backward_steps_kernel<S>, step_blocks, kStepsThreads, 0, p, plan);
-  launch(backward_states_kernel<S>, 2 * p.sequences.count() * plan.units(p.heads),
-         (S::kWalkWarps + 1) * device::kWarp, sizeof(WalkShared<S>), p, plan, access);
-  if (p.heads > 0) {
+  const int64_t both = 2 * p.sequences.count();  // forwards and back
+  const auto walk = [&](int64_t segments, bool only_sums) {
+    if constexpr (S::kGradients == Gradients::by_warps) {
+      const int64_t blocks = p.heads > 0 ? p.groups * ceil_div(p.heads / p.groups, kHeadWarps) : 0;
+      launch(backward_heads_walk_kernel<S>, both * blocks * segments, kHeadThreads,
+             sizeof(HeadsWalkShared<S>), p, plan, access, only_sums);
+    } else {
+      launch(backward_states_kernel<S>, both * plan.units(p.heads) * segments,
+             (S::kWalkWarps + kWalkFetchers) * device::kWarp, sizeof(WalkShared<S>), p, plan,
+             access, only_sums);
+    }
+  };
+  if constexpr (S::kGradients != Gradients::by_warps) {
+    launch(backward_steps_kernel<S>, step_blocks, kStepsThreads, 0, p, plan);
+  }
+  walk(plan.segments - 1, true);
+  walk(plan.segments, false);
+  if constexpr (S::kGradients == Gradients::by_warpgroups) {
+    static_assert(sizeof(ChunkShared<S>) <= 227 * 1024);
+    launch(backward_chunk_kernel<S>, p.heads > 0 ? blocks : 0, kChunkThreads,
+           sizeof(ChunkShared<S>), p, plan, access);
+  } else if constexpr (S::kGradients == Gradients::by_warps) {
+    static_assert(sizeof(HeadsShared<S>) <= 75 * 1024);  // three blocks a processor
+    launch(backward_heads_kernel<S>, p.heads > 0 ? blocks : 0, kHeadThreads, sizeof(HeadsShared<S>),
+           p, plan, access);
+  } else if (p.heads > 0) {
+    static_assert(sizeof(InputShared<S>) <= kSmall && sizeof(OutputShared<S>) <= kSmall);
     launch(backward_inputs_kernel<S>, blocks, kInputThreads<S>, sizeof(InputShared<S>), p, plan,
            access);
     launch(backward_outputs_kernel<S>, blocks, kOutputThreads<S>, sizeof(OutputShared<S>), p, plan,
@@ -44,7 +73,7 @@ void launch_backward(const device::Launcher& launch, const BackwardParams& p,
     launch(backward_sum_shares_kernel<T>, ceil_div(p.batch * p.length * p.groups, kShareRows),
            kShareRows * device::kWarp, 0, p, plan);
   }
-  if (p.ddt || p.ddt_bias) {
+  if (S::kGradients != Gradients::by_warps && (p.ddt || p.ddt_bias)) {
     launch(backward_step_gradients_kernel<S>, step_blocks, kStepsThreads, 0, p, plan);
   }
   if (p.dz) {
@@ -60,7 +89,7 @@ void dispatch_backward(const device::Launcher& launch, const BackwardParams& p,
   if constexpr (i < std::size(kShapes)) {
     constexpr CudaBackwardShape s = kShapes[i];
     if (plan.shape == s) {
-      launch_backward<BackwardShape<T, s.tokens, s.states, s.width>>(launch, p, plan);
+      launch_backward<BackwardShape<T, s.tokens, s.states, s.width, s.gradients>>(launch, p, plan);
     } else {
       dispatch_backward<T, kShapes, i + 1>(launch, p, plan);
     }
