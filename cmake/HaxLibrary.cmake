@@ -28,7 +28,8 @@ function(hax_object_library target)
     "${PROJECT_BINARY_DIR}/generated")
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CXX>:-fno-math-errno -ffp-contract=fast>)
-  target_compile_definitions(${target} PRIVATE $<$<BOOL:${HAX_WITH_CUDA}>:HAX_WITH_CUDA=1>)
+  target_compile_definitions(${target} PRIVATE
+    $<$<BOOL:${HAX_WITH_CUDA}>:HAX_WITH_CUDA=1> $<$<BOOL:${HAX_CUDA_SM90A}>:HAX_CUDA_SM90A=1>)
   target_link_libraries(${target} PRIVATE OpenMP::OpenMP_CXX)
 endfunction()
 

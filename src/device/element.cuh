@@ -58,12 +58,12 @@ __device__ Packed<T, V> load_packed(const T* from) {
   return packed;
 }
 
-// The same for memory that this thread writes later on.
+// The same for memory that this thread writes later on and nobody needs soon: it asks for no place in the caches.
 template <class T, int V>
-__device__ Packed<T, V> load_mutable(const T* from) {
+__device__ Packed<T, V> load_streamed(const T* from) {
   Packed<T, V> packed;
   const auto move = [&](auto word) {
-    word = *reinterpret_cast<const decltype(word)*>(from);
+    word = __ldcs(reinterpret_cast<const decltype(word)*>(from));
     memcpy(&packed, &word, sizeof(word));
   };
   if constexpr (sizeof(packed) == 16) {
@@ -82,7 +82,7 @@ __device__ void unpack(float (&to)[V], const Packed<T, V>& packed) {
 }
 
 template <class T, int V>
-__device__ void store_packed(T* to, const float (&values)[V]) {
+__device__ Packed<T, V> pack(const float (&values)[V]) {
   Packed<T, V> packed;
   if constexpr (type_of<T> == Type::bf16 && V % 2 == 0) {
 #pragma unroll
@@ -100,7 +100,28 @@ __device__ void store_packed(T* to, const float (&values)[V]) {
 #pragma unroll
     for (int v = 0; v < V; ++v) packed.values[v] = from_float<T>(values[v]);
   }
-  *reinterpret_cast<Packed<T, V>*>(to) = packed;
+  return packed;
+}
+
+template <class T, int V>
+__device__ void store_packed(T* to, const float (&values)[V]) {
+  *reinterpret_cast<Packed<T, V>*>(to) = pack<T>(values);
+}
+
+// As load_streamed.
+template <class T, int V>
+__device__ void store_streamed(T* to, const float (&values)[V]) {
+  const Packed<T, V> packed = pack<T>(values);
+  const auto move = [&](auto word) {
+    memcpy(&word, &packed, sizeof(word));
+    __stcs(reinterpret_cast<decltype(word)*>(to), word);
+  };
+  if constexpr (sizeof(packed) == 16) {
+    move(uint4{});
+  } else {
+    static_assert(sizeof(packed) == 8);
+    move(uint2{});
+  }
 }
 
 // Element `offset` of a tensor of any float type.

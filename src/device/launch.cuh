@@ -34,10 +34,18 @@ class Launcher {
 
   // Bytes of shared memory that a block may have.
   size_t shared_memory() const {
-    int bytes = 0;
-    check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device_),
-          function_, "cudaDeviceGetAttribute");
-    return static_cast<size_t>(bytes);
+    return static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  }
+
+  int processors() const { return attribute(cudaDevAttrMultiProcessorCount); }
+
+  // Whether the device has products by warpgroups and this build code for them.
+  bool warpgroup_products() const {
+#ifdef HAX_CUDA_SM90A
+    return attribute(cudaDevAttrComputeCapabilityMajor) == 9;
+#else
+    return false;
+#endif
   }
 
   // kernel<<<blocks, threads, shared_bytes, stream>>>(args...); nothing where there are no blocks.
@@ -66,6 +74,12 @@ class Launcher {
   }
 
  private:
+  int attribute(cudaDeviceAttr name) const {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, name, device_), function_, "cudaDeviceGetAttribute");
+    return value;
+  }
+
   const char* function_;
   cudaStream_t stream_;
   int device_;

@@ -94,6 +94,22 @@ __device__ inline void load_matrix_x4_transposed(uint32_t (&to)[4], const void* 
   load_matrix_x4_transposed(to, shared_address(row));
 }
 
+// Four 8 x 8 blocks of 16-bit elements to shared memory; the address of row i % 8 of block i / 8 comes from lane i.
+__device__ inline void store_matrix_x4(uint32_t row, const uint32_t (&from)[4]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(row),
+               "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
+               : "memory");
+#else
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int block = 0; block < 4; ++block) {
+    const uint32_t to = __shfl_sync(0xffffffffu, row, 8 * block + lane / 4) + lane % 4 * 4;
+    store_shared(to, from[block]);
+  }
+#endif
+}
+
 // Four 8 x 8 blocks of 16-bit elements to shared memory, each transposed; the address of row i % 8 (of the transposed
 // block i / 8) comes from lane i.
 __device__ inline void store_matrix_x4_transposed(uint32_t row, const uint32_t (&from)[4]) {

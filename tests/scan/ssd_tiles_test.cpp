@@ -103,6 +103,26 @@ TEST(SsdTiles, LongSequences) {
   expect_all_match(cases);
 }
 
+// Few columns and many chunks, which parts of pieces add up, and columns that are cut once.
+TEST(SsdTiles, CutColumns) {
+  std::vector<SsdCase> cases;
+  for (const int64_t states : {40, 100}) {
+    cases.push_back({.batch = 1, .length = 64 * 140 - 3, .heads = 2, .width = 2, .states = states});
+    cases.push_back({.batch = 70, .length = 100, .heads = 4, .width = 2, .states = states});
+  }
+  cases.push_back({.batch = 200, .length = 180, .heads = 4, .width = 2, .states = 8});
+  expect_all_match(cases);
+}
+
+// Nothing but what every call has: no gate, D by head, rows of 16 bytes.
+TEST(SsdTiles, PlainCalls) {
+  expect_all_match(
+      {{.batch = 1, .length = 450, .heads = 3, .width = 16, .states = 32, .z = false},
+       {.batch = 2, .length = 140, .heads = 3, .width = 32, .states = 16, .z = false},
+       {.batch = 1, .length = 140, .heads = 3, .width = 32, .states = 64, .z = false},
+       {.batch = 1, .length = 140, .heads = 3, .width = 64, .states = 128, .z = false}});
+}
+
 TEST(SsdTiles, PackedSequences) {
   expect_all_match({{.batch = 1,
                      .length = 700,

@@ -157,6 +157,14 @@ void cpu_backward(const BackwardParams&, const ScanBackwardPlan&, int num_thread
 template <CpuLevel level>
 void cpu_step(const StepParams&, const ScanForwardPlan&, int num_threads);
 
+// What plans need to know of a GPU.
+struct CudaDevice {
+  int64_t processors;       // multiprocessors
+  int64_t shared_bytes;     // that a block may have
+  bool warpgroup_products;  // whether it has them and this build uses them
+};
+CudaDevice cuda_device(hax_device);
+
 CudaForwardPlan plan_cuda_forward(const ForwardParams&, Workspace&);
 ForwardParams forward_without_gate(const BackwardParams&, const Tensor& y);
 CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);

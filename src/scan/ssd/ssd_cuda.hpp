@@ -12,23 +12,47 @@ inline constexpr int kChunk = 64;      // tokens whose products are taken togeth
 inline constexpr int kTileRows = 16;   // rows of a head's state that a warp holds
 inline constexpr int kSliceRows = 64;  // rows that a unit of work holds at most
 
-// Forward of 16-bit activations. A unit of work is a head or, beyond 64 rows, a slice of one; `warps` warps hold its
-// rows, a block has `units` of them. Without `slots` a block takes a sequence; otherwise all sequences' chunks, those
-// of a column (a sequence and its units) one after the other, are dealt out to `slots` blocks, `share` to each. If every
-// column is cut once at most, a block hands the state over to the next one; else a first pass tells what the pieces add.
-struct CudaForwardPlan {
-  int warps = 0, units = 0;
-  int residents = 1;  // blocks that share a multiprocessor
-  int64_t slots = 0, share = 0;
-  float* states = nullptr;  // (slots, a block's rows, N padded): of the slot's last piece
-  float* decays = nullptr;  // (slots, units): by how much a state decays over that piece
-  int* ready =
-      nullptr;  // (slots): whether the state has been handed over; none: there is a first pass
+// The forward kernels of 16-bit activations.
+enum class ForwardKernel {
+  spans,       // up to 32 states: a block takes a span of chunks at once
+  warpgroups,  // up to 128, on GPUs with products by warpgroups: a warpgroup for every unit of work
+  chunks,      // others: a chunk at a time
 };
+inline constexpr int64_t kLeastStates = 32, kMostWarpgroupStates = 128;  // N, padded
+inline constexpr int kWarpgroupUnits = 2;
+constexpr int chunk_units(int64_t states) { return states <= 128 ? 2 : 1; }  // of a block
+// Threads of a block that takes a span, at most: two blocks share a multiprocessor, and with it registers.
+HAX_EVERYWHERE constexpr int span_threads(int rows) { return rows <= 16 ? 320 : 192; }
+
+inline constexpr int kParts = 4;
+
+// A unit of work is a head or, beyond `rows` rows, a slice of one; a block has `units` of them. Without `slots` a block
+// takes a sequence; otherwise all sequences' chunks, those of a column (a sequence and its units) one after the other,
+// are dealt out to `slots` blocks, `share` to each. If every column is cut once at most, a block hands the state over to
+// the next one; else a first pass tells what the pieces add, each cut up into kParts to occupy all multiprocessors.
+struct CudaForwardPlan {
+  ForwardKernel kernel = ForwardKernel::spans;
+  int units = 0, rows = 0;
+  int chunks = 0;  // of a span
+  int64_t slots = 0, share = 0;
+  // What a block hands over, (slots, units, rows, N padded), or what a part of a slot's last piece adds, (slots, kParts,
+  // units, rows, N padded), with by how much a state decays over it, (slots, kParts, units).
+  float* states = nullptr;
+  float* decays = nullptr;
+  int* ready = nullptr;  // (slots, units): whether the state was handed over; none: a first pass
+  int* next = nullptr;   // slot that the next block to start takes
+};
+
+// Shared memory of a block that takes `chunks` chunks at once: B and C, x, states in rows of 40 floats, decays.
+inline constexpr int kStateStride = kLeastStates + 8, kDecaysBytes = 1312;
+constexpr int64_t span_bytes(int64_t chunks, int64_t units, int64_t rows) {
+  return chunks * (2 * kChunk * kLeastStates * 2 + units * (kChunk * rows * 2 + kDecaysBytes)) +
+         (chunks + 1) * units * rows * kStateStride * 4 + units * 4;
+}
 
 // N as the kernels pad it.
 HAX_EVERYWHERE constexpr int64_t padded_states(int64_t states) {
-  return states <= 32 ? 32 : states <= 64 ? 64 : states <= 128 ? 128 : 256;
+  return states <= kLeastStates ? kLeastStates : states <= 64 ? 64 : states <= 128 ? 128 : 256;
 }
 HAX_EVERYWHERE constexpr int64_t slices(int64_t width) {
   return (width + kSliceRows - 1) / kSliceRows;

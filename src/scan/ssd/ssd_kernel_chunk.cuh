@@ -32,29 +32,39 @@ struct Panel {
 template <int N>
 inline constexpr int kStateGroups = N < 64 ? N / 8 : 8;  // of a panel of B or C
 
-// Copies `columns` of the tokens' rows into panels of 2^shift groups in all; zeros beyond the tokens and columns.
-template <class T>
-__device__ void load_tile(uint32_t tile, Panel panel, int shift, const T* from, int64_t stride,
+// Copies `columns` of the tokens' rows into panels of 2^Shift groups in all; zeros beyond the tokens and columns. `worker`
+// is one of Workers threads.
+template <int Workers, int Shift, class T>
+__device__ void load_tile(int worker, uint32_t tile, Panel panel, const T* from, int64_t stride,
                           int64_t column_stride, int columns, int tokens, bool vectors) {
-  const int group = threadIdx.x & ((1 << shift) - 1), step = blockDim.x >> shift;
+  constexpr int kStep = Workers >> Shift;             // rows
+  constexpr int kPeriod = kStep < 8 ? 8 / kStep : 1;  // of the swizzle, in steps
+  static_assert(kChunk % kStep == 0 && (kStep * kPeriod) % 8 == 0);
+  const int group = worker & ((1 << Shift) - 1), row = worker >> Shift;
   const int own = group & (panel.groups - 1), valid = columns - group * 8;
-  int row = threadIdx.x >> shift;
   const T* source = from + row * stride + group * 8 * column_stride;
-  const int64_t source_step = step * stride;
-  tile += (group - own) * kChunk * 16;
+  uint32_t to[kPeriod];  // less the rows between
+#pragma unroll
+  for (int i = 0; i < kPeriod; ++i) {
+    to[i] = tile + (group - own) * kChunk * 16 + panel.at(row + i * kStep, own) -
+            i * kStep * panel.groups * 16;
+  }
+  const int left = (valid > 0 ? tokens : 0) - row;  // tokens from the first row on
   if (vectors) {
-#pragma unroll 2
-    for (; row < kChunk; row += step, source += source_step) {
-      device::copy_async_16(tile + panel.at(row, own), source, row < tokens && valid > 0);
+#pragma unroll
+    for (int i = 0; i < kChunk / kStep; ++i, source += kStep * stride) {
+      device::copy_async_16(to[i % kPeriod] + i * kStep * panel.groups * 16, source,
+                            left > i * kStep);
     }
     return;
   }
 #pragma unroll 1
-  for (; row < kChunk; row += step, source += source_step) {
-    T* const elements = static_cast<T*>(device::shared_pointer(tile + panel.at(row, own)));
+  for (int i = 0; i < kChunk / kStep; ++i, source += kStep * stride) {
+    const uint32_t place = tile + (group - own) * kChunk * 16 + panel.at(row + i * kStep, own);
+    T* const elements = static_cast<T*>(device::shared_pointer(place));
 #pragma unroll 1
     for (int e = 0; e < 8; ++e) {
-      elements[e] = row < tokens && e < valid ? source[e * column_stride] : T{};
+      elements[e] = left > i * kStep && e < valid ? source[e * column_stride] : T{};
     }
   }
 }
@@ -97,16 +107,17 @@ struct RawSteps {
   }
 };
 
-// One warp makes a unit's decays.
-__device__ inline void make_decays(Decays& to, const Inputs& in, const RawSteps& raw, int tokens,
-                                   float rate_log2, float bias) {
+// One warp makes a unit's decays; without kOutputs those that the state needs alone.
+template <bool kOutputs>
+__device__ void make_decays(Decays& to, const Inputs& in, const RawSteps& raw, int tokens,
+                            float rate_log2, float bias) {
   constexpr unsigned kAll = 0xffffffffu;
   constexpr int kLanes = kBlock / 2;  // of a sub-block
   const int lane = threadIdx.x % device::kWarp;
   float dt[2], step[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    float value = device::softplus_accurate(raw.value(in, i) + bias);
+    float value = device::softplus(raw.value(in, i) + bias);
     value = value < in.dt_min ? in.dt_min : value > in.dt_max ? in.dt_max : value;
     dt[i] = 2 * lane + i < tokens ? value : 0.0f;
     const float exponent = dt[i] * rate_log2;
@@ -128,7 +139,7 @@ __device__ inline void make_decays(Decays& to, const Inputs& in, const RawSteps&
 #pragma unroll
   for (int b = 0; b < kBlocks; ++b) {
     const float block = __shfl_sync(kAll, before, b * kLanes + kLanes - 1);
-    if (lane == 0) to.block[b] = block;
+    if (kOutputs && lane == 0) to.block[b] = block;
     if (b < lane / kLanes) start += block;
     if (b > lane / kLanes) end += block;
     whole += block;
@@ -138,10 +149,12 @@ __device__ inline void make_decays(Decays& to, const Inputs& in, const RawSteps&
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int t = 2 * lane + i;
-    to.dt[t] = dt[i];
-    to.within[t] = within[i];
-    to.to_end[t] = dt[i] * device::exp2_approx(left[i]);
-    to.from_start[t] = device::exp2_approx(start + within[i]);
+    if (kOutputs) {
+      to.dt[t] = dt[i];
+      to.within[t] = within[i];
+      to.to_end[t] = dt[i] * device::exp2_approx(left[i]);
+      to.from_start[t] = device::exp2_approx(start + within[i]);
+    }
     to.weight[t] = dt[i] * device::exp2_approx(left[i] + end);
   }
   if (lane == 0) to.whole = device::exp2_approx(whole);

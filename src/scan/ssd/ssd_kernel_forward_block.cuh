@@ -4,28 +4,19 @@
 
 #include "device/warpgroup.cuh"
 #include "scan/ssd/ssd_kernel_forward_memory.cuh"
+#include "scan/ssd/ssd_kernel_forward_shares.cuh"
+#include "scan/ssd/ssd_kernel_forward_state.cuh"
 
 namespace hax::ssd {
 
-// Keeps the compiler from holding on to numbers made from these (packed or unpacked), for which there are no registers.
-template <class T, int M, int K>
-__device__ void forget_derived(T (&values)[M][K]) {
-#pragma unroll
-  for (int i = 0; i < M; ++i) {
-#pragma unroll
-    for (int k = 0; k < K; ++k) {
-      if constexpr (sizeof(T) == 4 && T(0.5) != T(0)) {
-        asm volatile("" : "+f"(values[i][k]));
-      } else {
-        asm volatile("" : "+r"(values[i][k]));
-      }
-    }
-  }
-}
-
 template <class T, int N, bool kOutput>
-class ForwardBlock {
+class ForwardBlock : public UnitState<N> {
  public:
+  using UnitState<N>::h;
+  using UnitState<N>::head;
+  using UnitState<N>::row;
+  using UnitState<N>::busy;
+
   __device__ ForwardBlock(const ForwardParams& p, const CudaForwardPlan& plan,
                           const ForwardAccess& access, Stages stages, bool split, char* memory)
       : p_(p),
@@ -33,17 +24,16 @@ class ForwardBlock {
         access_(access),
         stages_(stages),
         split_(split),
-        x_panel_{plan.warps * 2},
         lane_(threadIdx.x % device::kWarp),
         warp_(threadIdx.x / device::kWarp),
-        unit_(warp_ / plan.warps),
-        tile_row_(warp_ % plan.warps * kTileRows) {
-    const MatrixPlace place(x_panel_, true);
+        unit_(warp_ / kUnitWarps),
+        tile_row_(warp_ % kUnitWarps * kTileRows) {
+    const MatrixPlace place(x_panel(), true);
     x_lane_ = place.row + (place.group ^ (tile_row_ * 2));
     const uint32_t base = device::shared_address(memory);
     states_ = base;
     inputs_ = states_ + stages.states * kStageBytes;
-    input_bytes_ = plan.units * x_panel_.bytes();
+    input_bytes_ = plan.units * x_panel().bytes();
     mix_ = inputs_ + stages.inputs() * input_bytes_;
     const int mix_bytes = kOutput ? stages.mixes() * plan.units * kMixBytes : 0;
     decays_ = reinterpret_cast<Decays*>(memory + (mix_ + mix_bytes - base));
@@ -61,46 +51,9 @@ class ForwardBlock {
   // Tokens [begin, end) of a sequence; h is the state before and after. Ends with all threads in step.
   __device__ void run(const Sequences::Range& range, int64_t begin, int64_t end);
 
-  // `axis`: of the heads. 0 where `states` is none.
-  __device__ void load_state(const Tensor& states, int64_t offset, int axis) {
-    each(states, offset, axis, [&](float& value, bool valid, int64_t at) {
-      value = valid && states ? device::load_any(states, at) : 0.0f;
-    });
-  }
-  __device__ void store_state(const Tensor& states, int64_t offset, int axis) {
-    each(states, offset, axis, [&](float& value, bool valid, int64_t at) {
-      if (valid) device::store_any(states, at, value);
-    });
-  }
-
-  // States of slots in the workspace, each thread's part as it holds it. h becomes h decay + the slot's.
-  __device__ void load_workspace(int64_t slot, float decay) {
-    const float4* const states = workspace_state(slot);
-#pragma unroll
-    for (int i = 0; i < N / 8; ++i) {
-      const float4 other = __ldcg(states + i * device::kWarp);
-      h[i][0] = h[i][0] * decay + other.x, h[i][1] = h[i][1] * decay + other.y;
-      h[i][2] = h[i][2] * decay + other.z, h[i][3] = h[i][3] * decay + other.w;
-    }
-  }
-  __device__ void store_workspace(int64_t slot) {
-    float4* const states = workspace_state(slot);
-#pragma unroll
-    for (int i = 0; i < N / 8; ++i) {
-      states[i * device::kWarp] = make_float4(h[i][0], h[i][1], h[i][2], h[i][3]);
-    }
-  }
-
-  // The state as products leave it: lane 4 r + c has rows r and r + 8, states 8 i + 2 c and + 1.
-  float h[N / 8][4];
   float piece_decay;  // of the state over what run() went through
 
  private:
-  __device__ float4* workspace_state(int64_t slot) const {
-    return reinterpret_cast<float4*>(plan_.states) +
-           (slot * (blockDim.x / device::kWarp) + warp_) * (N / 8) * device::kWarp + lane_;
-  }
-
   // Products by warpgroups, a unit each; a product for all tokens then. They read mix above its diagonal too.
   static constexpr bool kWarpgroups = device::kWarpgroupProducts && N >= 64;
   static constexpr int kTogether = kWarpgroups ? kChunk : 32;  // tokens of y held at a time
@@ -110,6 +63,7 @@ class ForwardBlock {
   static constexpr int kMixBytes = kChunk * kChunk * 2;
   __device__ static constexpr Panel state_panel() { return {kStateGroups<N>}; }
   __device__ static constexpr Panel mix_panel() { return {8}; }
+  __device__ static constexpr Panel x_panel() { return {8}; }
 
   // Tokens that are taken together, 0 behind the last ones, and where a block keeps what belongs to them.
   struct Chunk {
@@ -146,12 +100,13 @@ class ForwardBlock {
   __device__ uint32_t C_tile(const Chunk& chunk) const { return B_tile(chunk) + kStateBytes; }
   __device__ uint32_t x_tile(const Chunk& chunk, int unit) const {
     return inputs_ + (stages_.inputs() > 1 ? chunk.half * input_bytes_ : 0) +
-           unit * x_panel_.bytes();
+           unit * x_panel().bytes();
   }
   __device__ uint32_t mix_tile(const Chunk& chunk, int unit) const {
     return mix_ + ((stages_.ahead() ? chunk.half * plan_.units : 0) + unit) * kMixBytes;
   }
 
+  static constexpr int kThreads = chunk_units(N) * kUnitWarps * device::kWarp;
   __device__ void load_states(const Chunk& chunk, const Sequences::Range& range);
   __device__ void load_inputs(const Chunk& chunk, const Sequences::Range& range);
 
@@ -176,7 +131,7 @@ class ForwardBlock {
 
   // Where a lane's row of the blocks of tokens first .. first + 15 and the warp's 16 columns lies.
   __device__ uint32_t x_place(const Chunk& chunk, int first) const {
-    return x_tile(chunk, unit_) + first * x_panel_.groups * 16 + x_lane_;
+    return x_tile(chunk, unit_) + first * x_panel().groups * 16 + x_lane_;
   }
 
   // y of the chunk and the state behind it. The warp's columns of the tile of x, whose content is in registers by then,
@@ -240,39 +195,17 @@ class ForwardBlock {
   // h += x^T B; products of warpgroups are only begun.
   __device__ void add_to_state(const uint32_t (&x)[kBlocks][4], const Chunk& chunk, bool rest);
 
-  template <class F>
-  __device__ void each(const Tensor& states, int64_t offset, int axis, F&& f) {
-    const int64_t row_stride = states ? states.stride[axis + 1] : 0;
-    int64_t stride = states ? states.stride[axis + 2] : 0;
-    asm volatile("" : "+l"(stride));  // or else every element's address is kept in registers
-    const int64_t first = states ? offset + head_ * states.stride[axis] : 0;
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int64_t row = row_ + lane_ / 4 + e / 2 * 8;
-      int64_t n = lane_ % 4 * 2 + e % 2, at = first + row * row_stride + n * stride;
-#pragma unroll
-      for (int i = 0; i < N / 8; ++i) {
-        f(h[i][e], busy_ && row < p_.width && n < p_.states, at);
-        n += 8;
-        at += 8 * stride;
-      }
-    }
-  }
-
   const ForwardParams& p_;
   const CudaForwardPlan& plan_;
   const ForwardAccess& access_;
   Stages stages_;
   bool split_;
-  Panel x_panel_;
   int lane_, warp_, unit_, tile_row_;
   uint32_t states_, inputs_, input_bytes_, mix_, x_lane_;
   Decays* decays_;
   Unit* units_;
   int64_t group_ = 0;
-  int count_ = 0;  // units of the block
-  int head_ = 0, row_ = 0;
-  bool busy_ = false;
+  int count_ = 0;       // units of the block
   float skip_[2] = {};  // D of the lane's rows
 };
 

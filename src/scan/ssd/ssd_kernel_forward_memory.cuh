@@ -6,13 +6,17 @@
 namespace hax::ssd {
 
 // Threads of a block at most. Registers must suffice: shared memory leaves too little of L1 for what would be spilled.
-template <int N>
-inline constexpr int kForwardThreads = N > 32 ? 256 : 512;
+inline constexpr int kForwardThreads = 256;
+inline constexpr int kUnitWarps = kSliceRows / kTileRows;
 
 // Which tensors can be moved in accesses of 16 bytes.
 struct ForwardAccess {
   bool x, z, y, states;
 };
+
+// What a kernel is for: the states alone, which a first pass finds, or y, where plain means that nothing has to be asked
+// chunk by chunk: no gate, no D by rows, no checkpoints, and everything moves in accesses of 16 bytes.
+enum class Pass { states, outputs, plain_outputs };
 
 // What a block keeps of chunks at once: `stages` of B and C. With 3 the mix is made a chunk ahead, with 2 the next chunk
 // arrives meanwhile, with 1 it does not.
@@ -34,32 +38,13 @@ struct Unit {
 };
 
 // Bytes of a block's shared memory.
-inline size_t forward_memory(int64_t states, Stages stages, int units, int warps, bool output) {
+inline size_t forward_memory(int64_t states, Stages stages, int units, bool output) {
   const int64_t tile = kChunk * states * 2, mix = units * kChunk * kChunk * 2;
   return static_cast<size_t>(stages.states * (output ? 2 : 1) * tile +
-                             stages.inputs() * int64_t{units} * kChunk * warps * kTileRows * 2 +
+                             stages.inputs() * int64_t{units} * kChunk * kSliceRows * 2 +
                              (output ? stages.mixes() * mix : 0) +
                              stages.decays() * units * static_cast<int64_t>(sizeof(Decays)) +
                              units * static_cast<int64_t>(sizeof(Unit)));
-}
-
-// Units of a block: rows of heads, all of one group.
-struct UnitBlock {
-  int64_t group, first;
-  int count;
-
-  __device__ UnitBlock(const Inputs& in, int64_t index, int units) {
-    const int64_t all = in.heads / in.groups * slices(in.width);
-    const int64_t blocks = (all + units - 1) / units;
-    const int64_t begin = index % blocks * units;
-    group = index / blocks;
-    first = group * all + begin;
-    count = static_cast<int>(min(int64_t{units}, all - begin));
-  }
-};
-
-inline int64_t unit_blocks(const Inputs& in, int units) {
-  return in.groups > 0 ? in.groups * ceil_div(in.heads / in.groups * slices(in.width), units) : 0;
 }
 
 }  // namespace hax::ssd

@@ -6,7 +6,7 @@
 namespace hax::ssd {
 
 template <class T, int N, bool kOutput>
-__device__ void ForwardBlock<T, N, kOutput>::outputs(const Chunk& chunk, int64_t row,
+__device__ void ForwardBlock<T, N, kOutput>::outputs(const Chunk& chunk, int64_t sequence_row,
                                                      int64_t token) {
   uint32_t x[kBlocks][4];
 #pragma unroll
@@ -14,7 +14,7 @@ __device__ void ForwardBlock<T, N, kOutput>::outputs(const Chunk& chunk, int64_t
     forget_derived(h);
     float y[kTogether / 8][4] = {};
     add_from_state(y, chunk, first);
-    if (first == 0) load_operands(x, chunk, row, token);
+    if (first == 0) load_operands(x, chunk, sequence_row, token);
     weigh_outputs(y, x, decays(chunk), first);
     add_from_tokens(y, x, chunk, first);
     // The state's products go on while the last y leave.
@@ -25,19 +25,19 @@ __device__ void ForwardBlock<T, N, kOutput>::outputs(const Chunk& chunk, int64_t
     finish(y, chunk, first);
   }
   __syncwarp();
-  move_rows(p_.y, access_.y, chunk, row, token,
+  move_rows(p_.y, access_.y, chunk, sequence_row, token,
             [](auto& memory, auto& shared) { memory = shared; });
   wait_for_products<0>();
 }
 
 template <class T, int N, bool kOutput>
 __device__ void ForwardBlock<T, N, kOutput>::load_operands(uint32_t (&x)[kBlocks][4],
-                                                           const Chunk& chunk, int64_t row,
+                                                           const Chunk& chunk, int64_t sequence_row,
                                                            int64_t token) {
   load_x(x, chunk);
   if (!p_.z) return;
   __syncwarp();
-  move_rows(p_.z, access_.z, chunk, row, token,
+  move_rows(p_.z, access_.z, chunk, sequence_row, token,
             [](auto& memory, auto& shared) { shared = memory; });
   __syncwarp();
 }
@@ -87,17 +87,17 @@ __device__ void ForwardBlock<T, N, kOutput>::finish(float (&y)[kTogether / 8][4]
 template <class T, int N, bool kOutput>
 template <class Move>
 __device__ void ForwardBlock<T, N, kOutput>::move_rows(const Tensor& tensor, bool vectors,
-                                                       const Chunk& chunk, int64_t row,
+                                                       const Chunk& chunk, int64_t sequence_row,
                                                        int64_t token, Move&& move) {
   const int group = lane_ % 2;
-  const int columns = min(8, static_cast<int>(p_.width) - row_ - group * 8);
-  T* memory = tensor.at<T>(row, token + lane_ / 2, head_, row_ + group * 8);
+  const int columns = min(8, static_cast<int>(p_.width) - row - group * 8);
+  T* memory = tensor.at<T>(sequence_row, token + lane_ / 2, head, row + group * 8);
   const int64_t stride = tensor.stride[3];
   const uint32_t tile = x_tile(chunk, unit_);
 #pragma unroll 1
   for (int t = lane_ / 2; t < chunk.tokens && columns > 0;
        t += 16, memory += 16 * tensor.stride[1]) {
-    void* const shared = device::shared_pointer(tile + x_panel_.at(t, tile_row_ / 8 + group));
+    void* const shared = device::shared_pointer(tile + x_panel().at(t, tile_row_ / 8 + group));
     if (vectors) {
       move(*reinterpret_cast<uint4*>(memory), *static_cast<uint4*>(shared));
     } else {

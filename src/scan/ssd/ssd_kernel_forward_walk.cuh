@@ -20,13 +20,13 @@ __device__ void ForwardBlock<T, N, kOutput>::enter(const UnitBlock& block) {
     unit.bias = p_.dt_bias ? *p_.dt_bias.at<float>(unit.head) : 0.0f;
   }
   __syncthreads();
-  head_ = units_[unit_].head;
-  row_ = units_[unit_].first + tile_row_;
-  busy_ = unit_ < count_;
+  head = units_[unit_].head;
+  row = units_[unit_].first + tile_row_;
+  busy = unit_ < count_;
   piece_decay = 1.0f;
   for (int i = 0; i < 2 && p_.D; ++i) {
-    const int64_t row = min(int64_t{row_ + lane_ / 4 + 8 * i}, p_.width - 1);
-    skip_[i] = p_.D.ndim == 2 ? *p_.D.at<float>(head_, row) : *p_.D.at<float>(head_);
+    const int64_t own = min(int64_t{row + lane_ / 4 + 8 * i}, p_.width - 1);
+    skip_[i] = p_.D.ndim == 2 ? *p_.D.at<float>(head, own) : *p_.D.at<float>(head);
   }
 }
 
@@ -44,7 +44,7 @@ __device__ void ForwardBlock<T, N, kOutput>::run(const Sequences::Range& range, 
   const auto make = [&](const Chunk& chunk) {
     if (decays_unit >= count_) return;
     const Unit& unit = units_[decays_unit];
-    make_decays(decays(chunk, decays_unit), p_, raw, chunk.tokens, unit.rate, unit.bias);
+    make_decays<kOutput>(decays(chunk, decays_unit), p_, raw, chunk.tokens, unit.rate, unit.bias);
   };
   Chunk chunk{begin, chunk_tokens(begin, end), 0, 0, 0};
   Chunk next = after(chunk, end);
@@ -71,7 +71,7 @@ __device__ void ForwardBlock<T, N, kOutput>::run(const Sequences::Range& range, 
       make_mix(chunk, count_);
       meet();
     }
-    if (busy_) {
+    if (busy) {
       if (kOutput) {
         outputs(chunk, range.row, range.begin + chunk.begin);
       } else {
@@ -81,7 +81,7 @@ __device__ void ForwardBlock<T, N, kOutput>::run(const Sequences::Range& range, 
         wait_for_products<0>();
       }
       if (p_.checkpoints && next.begin % p_.checkpoints.every == 0 && kOutput) {
-        store_state(p_.checkpoints.states, p_.checkpoints.offset(range, next.begin), 2);
+        this->store_state(p_, p_.checkpoints.states, p_.checkpoints.offset(range, next.begin), 2);
       }
     }
     if (ahead && next.tokens > 0) make_mix(next, count_);
@@ -101,11 +101,16 @@ __device__ void ForwardBlock<T, N, kOutput>::run(const Sequences::Range& range, 
 template <class T, int N, bool kOutput>
 __device__ void ForwardBlock<T, N, kOutput>::load_states(const Chunk& chunk,
                                                          const Sequences::Range& range) {
-  constexpr int kShift = N == 32 ? 2 : N == 64 ? 3 : N == 128 ? 4 : 5;
+  constexpr int kPart = N < 128 ? N : 128;  // states that are loaded together
+  constexpr int kShift = kPart == 64 ? 3 : 4;
   const auto load = [&](uint32_t tile, const Tensor& from) {
-    load_tile<T>(tile, state_panel(), kShift,
-                 from.at<T>(range.row, range.begin + chunk.begin, group_), from.stride[1],
-                 from.stride[3], static_cast<int>(p_.states), chunk.tokens, access_.states);
+#pragma unroll
+    for (int first = 0; first < N; first += kPart) {
+      load_tile<kThreads, kShift, T>(
+          threadIdx.x, tile + first * kChunk * 2, state_panel(),
+          from.at<T>(range.row, range.begin + chunk.begin, group_, first), from.stride[1],
+          from.stride[3], static_cast<int>(p_.states) - first, chunk.tokens, access_.states);
+    }
   };
   if (chunk.tokens == 0) return;
   load(B_tile(chunk), p_.B);
@@ -117,11 +122,11 @@ template <class T, int N, bool kOutput>
 __device__ void ForwardBlock<T, N, kOutput>::load_inputs(const Chunk& chunk,
                                                          const Sequences::Range& range) {
   const T* const token = p_.x.at<T>(range.row, range.begin + chunk.begin);
-  const int shift = plan_.warps == 4 ? 3 : plan_.warps;  // 2, 4 or 8 groups
 #pragma unroll 1
   for (int u = 0; u < count_ && chunk.tokens > 0; ++u) {
-    load_tile<T>(x_tile(chunk, u), x_panel_, shift, token + units_[u].x, p_.x.stride[1],
-                 p_.x.stride[3], units_[u].columns, chunk.tokens, access_.x);
+    load_tile<kThreads, 3, T>(threadIdx.x, x_tile(chunk, u), x_panel(), token + units_[u].x,
+                              p_.x.stride[1], p_.x.stride[3], units_[u].columns, chunk.tokens,
+                              access_.x);
   }
   device::commit_copies();
 }

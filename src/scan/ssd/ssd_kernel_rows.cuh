@@ -169,7 +169,7 @@ struct StateRows {
     each_vector<T>(states, offset, in, unit, [](auto& values, bool valid, const T* from) {
       constexpr int V = kVector<T>;
       device::Packed<T, V> packed = {};
-      if (valid) packed = device::load_mutable<T, V>(from);
+      if (valid) packed = device::load_streamed<T, V>(from);
       device::unpack(values, packed);
     });
   }
@@ -178,7 +178,7 @@ struct StateRows {
   __device__ void store_vectors(const Tensor& states, int64_t offset, const Inputs& in,
                                 const RowUnit& unit) {
     each_vector<T>(states, offset, in, unit, [](auto& values, bool valid, T* to) {
-      if (valid) device::store_packed<T>(to, values);
+      if (valid) device::store_streamed<T>(to, values);
     });
   }
 };

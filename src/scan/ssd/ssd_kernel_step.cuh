@@ -5,7 +5,7 @@
 
 namespace hax::ssd {
 
-inline constexpr int kStepThreads = 256;
+inline constexpr int kStepThreads = 64;
 inline constexpr int kStepUnits = kStepThreads / device::kWarp;  // of a block
 
 // `Count` neighbouring elements of a row of B or C from n on, 0 beyond its end.
@@ -34,7 +34,7 @@ __device__ void load_states(float (&to)[Count], const Tensor& from, int64_t offs
 // A warp for every (sequence, head, 8 rows), rows fastest, a sequence's units in whole blocks. Inputs are read where they
 // are needed: they are few beside the state. kVectors: whether states, B and C can be moved in vectors.
 template <class T, class S, bool kVectors>
-__global__ void __launch_bounds__(kStepThreads, S::kRows* S::kStates > 32 ? 2 : 3)
+__global__ void __launch_bounds__(kStepThreads, S::kRows* S::kStates > 32 ? 8 : 12)
     step_kernel(const __grid_constant__ StepParams p, unsigned units, unsigned blocks) {
   const unsigned entry = blockIdx.x / blocks;
   const unsigned index = (blockIdx.x - entry * blocks) * kStepUnits + threadIdx.x / device::kWarp;

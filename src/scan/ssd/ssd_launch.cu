@@ -33,14 +33,28 @@ __global__ void __launch_bounds__(kFlagThreads) clear_flags_kernel(int* flags, i
 
 }  // namespace
 
+CudaDevice cuda_device(hax_device device) {
+  const device::Launcher launch(device, nullptr, Forward::name);
+  return {launch.processors(), static_cast<int64_t>(launch.shared_memory()),
+          launch.warpgroup_products()};
+}
+
 void clear_flags(const device::Launcher& launch, int* flags, int64_t count) {
   launch(clear_flags_kernel, ceil_div(count, kFlagThreads), kFlagThreads, 0, flags, count);
 }
 
 void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* stream) {
   const device::Launcher launch(p.device, stream, Forward::name);
-  if (p.x.type == Type::bf16) return launch_forward<bf16>(launch, p, plan);
-  if (p.x.type == Type::fp16) return launch_forward<fp16>(launch, p, plan);
+  const auto run = [&]<class T>(TypeTag<T>) {
+    if (plan.ready) clear_flags(launch, plan.ready, plan.slots * plan.units + 1);
+    switch (plan.kernel) {
+      case ForwardKernel::spans: return launch_spans<T>(launch, p, plan);
+      case ForwardKernel::warpgroups: return launch_warpgroups<T>(launch, p, plan);
+      case ForwardKernel::chunks: return launch_chunks<T>(launch, p, plan);
+    }
+  };
+  if (p.x.type == Type::bf16) return run(TypeTag<bf16>{});
+  if (p.x.type == Type::fp16) return run(TypeTag<fp16>{});
   const int64_t blocks = recurrent_blocks(p);
   dispatch_rows(p.states, [&](auto tag) {
     using S = typename decltype(tag)::type;

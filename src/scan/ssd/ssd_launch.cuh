@@ -6,9 +6,13 @@
 
 namespace hax::ssd {
 
-// Forward of activations of fp16 or bf16.
+// The kernels of the forward of fp16 or bf16 activations, as the plan names them.
 template <class T>
-void launch_forward(const device::Launcher&, const ForwardParams&, const CudaForwardPlan&);
+void launch_spans(const device::Launcher&, const ForwardParams&, const CudaForwardPlan&);
+template <class T>
+void launch_warpgroups(const device::Launcher&, const ForwardParams&, const CudaForwardPlan&);
+template <class T>
+void launch_chunks(const device::Launcher&, const ForwardParams&, const CudaForwardPlan&);
 
 void clear_flags(const device::Launcher&, int* flags, int64_t count);
 

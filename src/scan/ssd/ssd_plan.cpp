@@ -18,35 +18,61 @@ ScanForwardPlan plan_forward(const Inputs& in, int64_t sequences, const Context&
   return plan;
 }
 
+CudaDevice device_of(const Inputs& in) {
+  if constexpr (kWithCuda) return cuda_device(in.device);
+  return {};
+}
+
+ForwardKernel choose_kernel(const CudaDevice& device, int64_t states) {
+  if (states <= kLeastStates) return ForwardKernel::spans;
+  return device.warpgroup_products && states <= kMostWarpgroupStates ? ForwardKernel::warpgroups
+                                                                     : ForwardKernel::chunks;
+}
+
+// As many chunks as there are warps and memory for, in spans of about one length.
+int span_chunks(const CudaForwardPlan& plan, int64_t chunks, int64_t bytes) {
+  int64_t most = span_threads(plan.rows) / 32 / plan.units;
+  while (most > 1 && span_bytes(most, plan.units, plan.rows) > bytes) --most;
+  const int64_t spans = ceil_div(larger(chunks, int64_t{1}), most);
+  return static_cast<int>(ceil_div(larger(chunks, int64_t{1}), spans));
+}
+
 }  // namespace
 
 CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) {
-  // Multiprocessors of the GPUs this was measured on, and how many columns each of them should at least have one after
-  // the other for the last ones not to matter.
-  constexpr int64_t kProcessors = 132, kEnoughColumns = 8 * kProcessors;
-  constexpr int kMostUnits = 4;
+  // Columns that each multiprocessor should at least have one after the other for the last ones not to matter.
+  constexpr int64_t kEnoughColumns = 8;
   CudaForwardPlan plan;
   if (p.x.type == Type::fp32 || p.heads == 0) return plan;
-  plan.warps = p.states > 32 || p.width > 32 ? 4 : p.width > 16 ? 2 : 1;
-  plan.units = p.states > 128 ? 1 : p.states > 32 ? 2 : kMostUnits;
-  const int64_t units = p.heads / p.groups * slices(p.width);
-  if (units < plan.units) plan.units = static_cast<int>(units);
+  const CudaDevice device = device_of(p);
+  const int64_t states = padded_states(p.states), chunks = ceil_div(p.length, kChunk);
+  int64_t residents = 1;  // blocks that share a multiprocessor
+  plan.kernel = choose_kernel(device, states);
+  if (plan.kernel == ForwardKernel::spans) {
+    plan.units = 2;
+    plan.rows = p.width <= 16 ? 16 : 32;
+    residents = 2;
+    plan.chunks = span_chunks(plan, chunks, device.shared_bytes / residents - 1024);
+  } else {
+    plan.units = plan.kernel == ForwardKernel::warpgroups ? kWarpgroupUnits : chunk_units(states);
+    plan.rows = kSliceRows;
+  }
+  const int64_t units = p.heads / p.groups * ceil_div(p.width, plan.rows);
   const int64_t columns = p.sequences.count() * p.groups * ceil_div(units, plan.units);
-  const int64_t chunks = ceil_div(p.length, kChunk), all = columns * chunks;
-  // Small blocks leave a processor idle most of the time, unless there are several.
-  if (plan.units * plan.warps <= 4 && p.states <= 32) plan.residents = 3;
-  const int64_t slots = kProcessors * plan.residents;
-  if (!p.sequences.packed() && columns < kEnoughColumns && all > slots) {
+  const int64_t all = columns * chunks, slots = device.processors * residents;
+  if (!p.sequences.packed() && columns < kEnoughColumns * device.processors && all > slots) {
     plan.share = ceil_div(all, slots);
     plan.slots = ceil_div(all, plan.share);
     if (plan.share % chunks == 0) plan.slots = plan.share = 0;  // no column is cut
   }
-  const int64_t rows = plan.units * plan.warps * kTileRows;
-  plan.states = workspace.take<float>(plan.slots * rows * padded_states(p.states));
+  const int64_t state_size = plan.units * plan.rows * states;
   if (plan.slots > 0 && plan.share >= chunks) {
-    plan.ready = workspace.take<int>(plan.slots);
+    plan.states = workspace.take<float>(plan.slots * state_size);
+    plan.ready = workspace.take<int>(plan.slots * plan.units + 1);
+    plan.next = plan.ready + plan.slots * plan.units;
   } else {
-    plan.decays = workspace.take<float>(plan.slots * plan.units);
+    plan.states = workspace.take<float>(plan.slots * kParts * state_size);
+    plan.decays = workspace.take<float>(plan.slots * kParts * plan.units);
   }
   return plan;
 }

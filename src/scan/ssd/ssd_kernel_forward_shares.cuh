@@ -1,0 +1,90 @@
+// How ssd's forward deals out chunks to thread blocks.
+#pragma once
+
+#include "scan/ssd/ssd.hpp"
+
+namespace hax::ssd {
+
+// Tokens of the chunk that begins at t.
+template <bool kPlain>
+__device__ int chunk_tokens(const Checkpoints& checkpoints, int64_t t, int64_t end) {
+  const int64_t stop = kPlain ? end : checkpoints.next_stop(t, end);
+  return static_cast<int>(min(int64_t{kChunk}, stop - t));
+}
+
+// Units of a block: rows of heads, all of one group.
+struct UnitBlock {
+  int64_t group = 0, first = 0;
+  int count = 0;
+
+  UnitBlock() = default;
+  __device__ UnitBlock(const Inputs& in, int64_t index, const CudaForwardPlan& plan) {
+    const int64_t all = in.heads / in.groups * ceil_div(in.width, plan.rows);
+    const int64_t blocks = ceil_div(all, plan.units);
+    const int64_t begin = index % blocks * plan.units;
+    group = index / blocks;
+    first = group * all + begin;
+    count = static_cast<int>(min(int64_t{plan.units}, all - begin));
+  }
+};
+
+inline int64_t unit_blocks(const Inputs& in, const CudaForwardPlan& plan) {
+  if (in.groups == 0) return 0;
+  return in.groups * ceil_div(in.heads / in.groups * ceil_div(in.width, plan.rows), plan.units);
+}
+
+// Part of a column of chunks.
+struct Piece {
+  int64_t column;      // (sequence, block of units), units fastest
+  int64_t begin, end;  // chunks
+
+  __device__ Piece part(int index) const {
+    const int64_t all = end - begin;
+    return {column, begin + all * index / kParts, begin + all * (index + 1) / kParts};
+  }
+};
+
+// The slots' pieces lie in a row, column after column. Without slots a block has a column.
+struct Slot {
+  int64_t index;
+  int64_t chunks;      // of a column
+  int64_t begin, end;  // chunks of all columns
+
+  __device__ Slot(const ForwardParams& p, const CudaForwardPlan& plan, int64_t blocks,
+                  int64_t index)
+      : index(index), chunks(plan.slots > 0 ? (p.length + kChunk - 1) / kChunk : 1) {
+    const int64_t share = plan.slots > 0 ? plan.share : 1;
+    begin = index * share;
+    end = min(p.sequences.count() * blocks * chunks, begin + share);
+  }
+  __device__ Piece last() const {
+    const int64_t column = (end - 1) / chunks;
+    return {column, max(int64_t{0}, begin - column * chunks), end - column * chunks};
+  }
+  // The piece's tokens end here.
+  __device__ int64_t end_token(const Piece& piece, int64_t length) const {
+    return piece.end == chunks ? length : piece.end * kChunk;
+  }
+
+  // Calls f for every piece, from the last to the first: a state that will be handed over is made before one is needed.
+  template <class F>
+  __device__ void for_each_piece(F&& f) const {
+    for (Slot left = *this; left.begin < left.end;) {
+      const Piece piece = left.last();
+      f(piece);
+      left.end -= piece.end - piece.begin;
+    }
+  }
+};
+
+// The number of the thread block's slot. Blocks that wait for each other number themselves as they start, so that the one
+// waited for runs already; all threads call it.
+__device__ inline int64_t take_slot(const CudaForwardPlan& plan) {
+  if (!plan.ready) return blockIdx.x;
+  __shared__ int index;
+  if (threadIdx.x == 0) index = atomicAdd(plan.next, 1);
+  __syncthreads();
+  return index;
+}
+
+}  // namespace hax::ssd
