@@ -12,6 +12,9 @@ inline constexpr int64_t kDenseLength = 2048;
 // Queries of a thread block.
 inline constexpr int kTileTokens = 64;
 
+// A window alone of up to so many keys has a kernel of its own.
+inline constexpr int kBandWindow = 64;
+
 // Tiles of `size` tokens, counted from each sequence's start. A row of the batch has the same number of places
 // for tiles whatever cu_seqlens holds; sequence s begins at place begin / size + s, and some places stay empty.
 struct Tiling {

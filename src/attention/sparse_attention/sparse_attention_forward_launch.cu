@@ -14,6 +14,7 @@ void cuda_forward(const ForwardParams& p, const CudaForwardPlan& planned, void* 
     plan.vectors_k = has_vector_rows<T>(p.k);
     plan.vectors_v = has_vector_rows<T>(p.v);
     plan.vectors_o = has_vector_rows<T>(p.o);
+    if (launch_band<T>(p, plan, launch)) return;
     if (path.lsh) launch_forward<T>(p, plan, true, launch);
     if (path.others && (!path.lsh || path.sparse)) launch_forward<T>(p, plan, false, launch);
   });

@@ -70,13 +70,25 @@ inline int64_t sum_bytes(int64_t features) {
   return kShortWarps * lanes * kLaneFeatures * static_cast<int64_t>(sizeof(Sums));
 }
 
+// One or two inputs that share shapes, all but the number of heads, and R.
+struct ShortInputs {
+  Params of[2];
+  int64_t blocks[2];
+};
+inline int64_t short_blocks(const Params& p) {
+  return p.sequences.count() * p.heads * kShortParts;
+}
+
 // kShortParts blocks for every (sequence, head), each with all statistics and a part of the tokens.
 // norms_at: bytes of shared memory that sums and later R take.
 template <class T, int Columns>
 __global__ void __launch_bounds__(kShortThreads)
-    short_kernel(const __grid_constant__ Params p, bool vectors, int64_t norms_at) {
+    short_kernel(const __grid_constant__ ShortInputs inputs, bool vectors, int64_t norms_at) {
   extern __shared__ uint4 memory[];
-  const int64_t part = blockIdx.x % kShortParts, row = blockIdx.x / kShortParts;
+  const bool second = blockIdx.x >= inputs.blocks[0];
+  const Params& p = inputs.of[second];
+  const int64_t block = blockIdx.x - (second ? inputs.blocks[0] : 0);
+  const int64_t part = block % kShortParts, row = block / kShortParts;
   const int64_t s = row / p.heads, head = row % p.heads;
   const Sequences::Range range = p.sequences.range(s);
   const int64_t each = round_up(ceil_div(range.length, kShortParts), kRows);
