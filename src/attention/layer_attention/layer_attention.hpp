@@ -1,5 +1,5 @@
 // layer_attention's rooms: check (arguments to the Params of each operator it consists of), plan (workspace, and
-// the operators run one after the other). It has no kernels of its own.
+// the operators run one after the other), launch and a kernel (CUDA, short sequences).
 #pragma once
 
 #include <utility>

@@ -1,4 +1,5 @@
-#include "attention/layer_attention/layer_attention.hpp"
+#include "attention/layer_attention/layer_attention_cuda.hpp"
+#include "core/backend.hpp"
 
 namespace hax::layer_attention {
 namespace {
@@ -42,6 +43,11 @@ ForwardPlan Forward::plan(const ForwardParams& params, const Context& context,
 
 void Forward::run(const ForwardParams&, const ForwardPlan& p, const Context& context,
                   void* stream) {
+  if constexpr (kWithCuda) {
+    if (use_cuda(p.attend.params.device, name) && chooses_at_once(p)) {
+      return cuda_forward_short(p, context, stream);
+    }
+  }
   p.hash_q.run(context, stream);
   p.hash_k.run(context, stream);
   p.bucket.run(context, stream);

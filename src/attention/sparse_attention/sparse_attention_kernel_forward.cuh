@@ -19,24 +19,22 @@ __device__ __forceinline__ void take_steps(ForwardTile<Shape>& work,
   walk.start();
   int loaded = 0, stage_in = 0, stage = 0;
   const auto following = [](int s) { return s + 1 < kStages ? s + 1 : 0; };
-  for (int step = 1 - kStages; step < 0 || step < loaded; ++step) {
-    if (step >= 0) {
+  for (int at = 1 - kStages; at < 0 || at < loaded; ++at) {
+    if (at >= 0) {
       device::wait_for_copies<kStages - 2>();
       __syncthreads();
       walk.passed_barrier();
     }
-    const int next = walk.next();
-    if (next >= 0) {
-      work.load_step(stage_in, shared.walk.steps[next], k, v);
+    const bool more = work.load_stage(stage_in, walk, k, v);
+    device::commit_copies();
+    if (more) {
       stage_in = following(stage_in);
       ++loaded;
     }
-    device::commit_copies();
-    if (step >= 0) {
-      work.template take_step<infinities>(stage);
+    if (at >= 0) {
+      work.template take_stage<infinities>(stage);
       stage = following(stage);
     }
-    walk.settle();
   }
 }
 

@@ -82,7 +82,7 @@ struct PatternView {
   // Queries that the key serves because of its eviction.
   __device__ uint32_t life(int32_t j) const {
     if (!eviction) return 0;
-    const int32_t evicted = clamp_index(__ldg(eviction + j * eviction_stride), length);
+    const int32_t evicted = clamp_index(eviction[j * eviction_stride], length);
     return evicted > j ? static_cast<uint32_t>(evicted - j) : 0;
   }
   __device__ uint32_t span(int32_t j) const {
@@ -96,7 +96,7 @@ struct PatternView {
   }
   __device__ int32_t rank_of(int32_t j) const { return rank ? __ldg(rank + j) : -1; }
   __device__ int32_t ordered(int32_t p) const {
-    return clamp_index(__ldg(order + p * order_stride), length - 1);
+    return clamp_index(order[p * order_stride], length - 1);
   }
 };
 

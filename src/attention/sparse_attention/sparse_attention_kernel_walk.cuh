@@ -118,27 +118,30 @@ class KeyWalk {
     x_ = segment_.end = 0;
     remaining_ = 0;
     half_ = 1;
+    left_ = false;
     ahead_ = fetch();
     state_ = State::fetched;
   }
 
   // To be called behind every barrier of the block.
   __device__ void passed_barrier() {
+    left_ = false;
     if (state_ == State::stored) state_ = State::visible;
-  }
-  // To be called some time after next(), when what it fetched has arrived.
-  __device__ void settle() {
     if (ahead_ && state_ == State::fetched) store();
   }
 
-  // The number of the next step that some query needs, until the next call; -1 when there is none. The whole block
+  // The number of the next step that some query needs, until the next barrier; -1 when there is none. The whole block
   // calls it together and receives the same.
   __device__ int next() {
     while (remaining_ == 0) {
       if (!ahead_) return -1;
-      if (state_ == State::fetched) store();
+      if (state_ == State::fetched) {
+        if (left_) __syncthreads();
+        store();
+      }
       if (state_ == State::stored) __syncthreads();
       half_ ^= 1;
+      left_ = true;
       const bool needed = lane_ < kWarps && shared_.steps[half_ * kWarps + lane_ % kWarps].some;
       remaining_ = __ballot_sync(0xffffffffu, needed);
       ahead_ = fetch();
@@ -232,7 +235,9 @@ class KeyWalk {
   int32_t x_ = 0;           // where the next batch begins
   uint32_t remaining_ = 0;  // steps of the batch at hand, as bits
   int half_ = 0;            // where it lies
-  bool ahead_ = false;      // whether there is one behind it
+  bool left_ =
+      false;  // whether the other half was left since the last barrier, so that warps may still read it
+  bool ahead_ = false;  // whether there is one behind it
   State state_ = State::fetched;
   Key fetched_;
   Rule fetched_rule_ = Rule::own;

@@ -127,6 +127,7 @@ __global__ void __launch_bounds__(kQueryThreads, 2)
   InputReader<T> reader(p, plan.query, blockIdx.x);
   const SequenceTiles::Tile& tile = reader.tile;
   if (tile.begin >= tile.end) return;
+  if (p.one_launch() && tile.range.length <= kCudaShortTokens) return;  // done already
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int features = static_cast<int>(p.features), feature = lane % 4 * kLaneFeatures;
   const int count = static_cast<int>(tile.end - tile.begin), row = warp * 16 + lane / 4;

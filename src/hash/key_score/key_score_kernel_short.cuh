@@ -1,4 +1,4 @@
-// Everything in one launch, for 16-bit types with up to 32 features and sequences up to kShortTokens long: a block adds up
+// Everything in one launch, for 16-bit types with up to 32 features and sequences up to kCudaShortTokens long: a block adds up
 // the queries before its tile by itself, those in the tile by products with ones, and keeps the weights in shared
 // memory. The norm is each token's own.
 #pragma once
@@ -8,7 +8,6 @@
 
 namespace hax::key_score {
 
-inline constexpr int kTileTokens16 = 16;  // of a warp
 inline constexpr int kShortRow = kFeatureBlock + 8;  // elements; an odd number of 16 bytes
 inline constexpr int kQueryLanes = kFeatureBlock / kLaneFeatures;  // that share a token
 
@@ -45,8 +44,8 @@ template <class T>
 struct ShortMemory {
   SharedWeights W1, W2;
   T queries[kCudaTileTokens * kShortRow];
-  double sums[kForwardWarps][kFeatureBlock];     // of queries before the tile
-  float high[kFeatureBlock], low[kFeatureBlock]; // their sum in two parts
+  double sums[kForwardWarps][kFeatureBlock];      // of queries before the tile
+  float high[kFeatureBlock], low[kFeatureBlock];  // their sum in two parts
   float b1[kNarrowWidth], b2[kNarrowWidth], W3[kNarrowWidth];
 };
 
@@ -60,7 +59,8 @@ __device__ void pack_short(const Inputs& p, ShortMemory<T>& shared) {
   const auto width = static_cast<int>(p.width()), features = static_cast<int>(p.features);
   shared.W1.pack([&](int output, int step, int i) {
     const bool key = step < 2;
-    const int n = key ? fragment_feature(step, threadIdx.x % kWarp) + i : result_column(step - 2, i);
+    const int n =
+        key ? fragment_feature(step, threadIdx.x % kWarp) + i : result_column(step - 2, i);
     if (output >= width || n >= features) return 0.0f;
     const float value = device::load_any(p.W1, p.W1.offset(output, key ? n : features + n));
     return key ? value * p.k_scale : value;
@@ -147,7 +147,7 @@ __device__ void running_sums(float (&sums)[kFeatureBlock / 8][4], const T* queri
     for (int e = 0; e < 4; ++e) zero = fmaf(sums[n][e], 0.0f, zero);
   }
   if (!__any_sync(0xffffffffu, zero != 0.0f)) return;
-  // What isn't finite must not reach the tokens before it.
+    // What isn't finite must not reach the tokens before it.
 #pragma unroll
   for (int n = 0; n < kFeatureBlock / 8; ++n) {
 #pragma unroll
@@ -196,7 +196,7 @@ __global__ void __launch_bounds__(kQueryThreads, 2)
   __shared__ ShortMemory<T> shared;
   const SequenceTiles::Tile tile = p.cuda_tiles().at(blockIdx.x / p.heads);
   const int64_t head = blockIdx.x % p.heads;
-  if (tile.begin >= tile.end || tile.range.length > kShortTokens) return;
+  if (tile.begin >= tile.end || tile.range.length > kCudaShortTokens) return;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int features = static_cast<int>(p.features), feature = lane % 4 * kLaneFeatures;
   const int count = static_cast<int>(tile.end - tile.begin), row = warp * 16 + lane / 4;

@@ -4,6 +4,7 @@
 #include "device/launch.cuh"
 #include "hash/key_score/key_score_kernel_backward.cuh"
 #include "hash/key_score/key_score_kernel_prepare.cuh"
+#include "hash/key_score/key_score_kernel_short.cuh"
 
 namespace hax::key_score {
 
@@ -34,6 +35,13 @@ void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* str
   const MlpShape shape = mlp_shape(p);
   dispatch_float(p.q.type, [&](auto type) {
     using T = typename decltype(type)::type;
+    if constexpr (sizeof(T) == 2) {
+      if (p.short_rows()) {
+        const bool vectors = features_move_in_vectors(p.q) && features_move_in_vectors(p.k);
+        launch(short_kernel<T>, tiles, kQueryThreads, 0, p, vectors);
+      }
+      if (!p.long_rows()) return;
+    }
     const int64_t packing = 2 * ceil_div(shape.steps * shape.blocks * kWarp, kQueryThreads);
     launch(prepare_kernel<T>, tiles + 1 + packing, kQueryThreads, 0, p, plan);
     scan(p, plan.query, launch);

@@ -75,15 +75,18 @@ __global__ void __launch_bounds__(kBestThreads)
   if (!followed(chunk)) return;
   const Row row(p, chunk.range, index % p.heads);
   const int thread = threadIdx.x;
-  const uint32_t first = static_cast<uint32_t>(chunk.begin) + thread;
+  const uint32_t first = static_cast<uint32_t>(chunk.begin) + 4 * thread;
+  const auto position = [&](int i) { return first + i / 4 * 4 * kBestThreads + i % 4; };
 
   uint32_t order[kBestKeys];
-  const float* from = row.score + first * row.score_stride;
 #pragma unroll
-  for (int i = 0; i < kBestKeys; ++i) {  // a followed chunk is full
-    order[i] = order_of(from[i * kBestThreads * row.score_stride]);
+  for (int i = 0; i < kBestKeys; i += 4) {  // a followed chunk is full
+    float score[4];
+    row.load(score, position(i), chunk.end);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) order[i + e] = order_of(score[e]);
   }
-  const auto rank = [&](int i) { return rank_of(order[i], first + i * kBestThreads); };
+  const auto rank = [&](int i) { return rank_of(order[i], position(i)); };
   uint64_t best[kParts];
 #pragma unroll
   for (int part = 0; part < kParts; ++part) {
@@ -95,7 +98,7 @@ __global__ void __launch_bounds__(kBestThreads)
       greatest = order[i];
       at = i;
     }
-    best[part] = rank_of(greatest, first + at * kBestThreads);
+    best[part] = rank_of(greatest, position(at));
     bests[part * kBestThreads + thread] = best[part];
   }
   if (thread == 0) count = 0;

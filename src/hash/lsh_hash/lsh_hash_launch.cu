@@ -23,10 +23,14 @@ size_t project_bytes(const Params& p, int columns) {
 }
 
 template <class T, int Columns>
-void run_short(const ShortInputs& inputs, bool vectors, const device::Launcher& launch) {
-  const Params& p = inputs.of[0];
+void run_short(const Params& p, const Params* other, bool vectors, const device::Launcher& launch) {
+  constexpr int64_t kFewRows = 96;  // that leave multiprocessors free
+  const auto rows_of = [](const Params& of) { return of.sequences.count() * of.heads; };
+  ShortInputs inputs = {{p, other ? *other : p}, {rows_of(p), other ? rows_of(*other) : 0}, 1};
+  const int64_t rows = inputs.rows[0] + inputs.rows[1];
+  if (rows < kFewRows) inputs.parts = 2;
   const int64_t norms_at = std::max(projection_bytes(p, Columns), sum_bytes(p.features));
-  launch(short_kernel<T, Columns>, inputs.blocks[0] + inputs.blocks[1], kShortThreads,
+  launch(short_kernel<T, Columns>, rows * inputs.parts, kShortThreads,
          norms_at + 3 * norm_row(p.features) * sizeof(float), inputs, vectors, norms_at);
 }
 
@@ -63,7 +67,7 @@ void cuda_forward(const Params& p, const CudaPlan& plan, void* stream) {
   dispatch(p, [&](auto type, auto columns) {
     using T = typename decltype(type)::type;
     if (p.short_rows()) {
-      run_short<T, columns.value>({{p, p}, {short_blocks(p), 0}}, vectors, launch);
+      run_short<T, columns.value>(p, nullptr, vectors, launch);
     }
     if (p.long_rows()) run_tiles<T, columns.value>(p, plan, vectors, launch);
   });
@@ -75,8 +79,7 @@ void cuda_forward_both(const Params& p, const Params& other, void* stream) {
   const bool vectors = features_move_in_vectors(p.x) && features_move_in_vectors(other.x);
   dispatch(p, [&](auto type, auto columns) {
     using T = typename decltype(type)::type;
-    run_short<T, columns.value>({{p, other}, {short_blocks(p), short_blocks(other)}}, vectors,
-                                launch);
+    run_short<T, columns.value>(p, &other, vectors, launch);
   });
 }
 
