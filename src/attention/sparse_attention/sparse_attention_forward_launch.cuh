@@ -1,6 +1,7 @@
 // Launches of the forward kernel for one type.
 #pragma once
 
+#include <algorithm>
 #include <iterator>
 
 #include "attention/sparse_attention/sparse_attention_kernel_band.cuh"
@@ -47,14 +48,14 @@ bool launch_band(const ForwardParams& p, const CudaForwardPlan& plan,
                       plan.vectors_v && plan.vectors_o;
     const auto run = [&](auto shape) {
       using Shape = decltype(shape);
-      if (p.d_qk > Shape::kWidthQk || p.d_v > Shape::kWidthV) return false;
+      if (std::max(p.d_qk, p.d_v) > Shape::kWidth) return false;
       if (launch.shared_memory() < Shape::kSharedSize) return false;
       const BandStrips strips(p);
       launch(band_kernel<Shape>, p.sequences.batch * p.q_heads * strips.count, kBandThreads,
              Shape::kSharedSize, p, strips);
       return true;
     };
-    return fits && (run(BandShape<T, 64, 64>{}) || run(BandShape<T, 128, 128>{}));
+    return fits && (run(BandShape<T, 64>{}) || run(BandShape<T, 128>{}));
   }
   return false;
 }

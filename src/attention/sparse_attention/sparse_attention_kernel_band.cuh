@@ -1,6 +1,6 @@
 // Forward of a sliding window alone, up to kBandWindow keys long, in 16-bit types: a block goes along a strip of
-// consecutive tiles of one head, whose keys, values and queries stream through shared memory. A tile's keys lie in its
-// own slot and the one before, a warp's in five neighbouring blocks of 16: so all scores of a query are there at once.
+// consecutive tiles of one head, whose queries, keys and values stream through shared memory. A warp's 16 queries have
+// their keys in five neighbouring blocks of 16, so all scores of a query are there at once.
 #pragma once
 
 #include "attention/sparse_attention/sparse_attention_kernel_mma.cuh"
@@ -9,26 +9,20 @@
 
 namespace hax::sparse_attention {
 
-inline constexpr int kBandThreads = 128;
-inline constexpr int kBandAhead = 2;                  // tiles whose copies are under way
-inline constexpr int kBandKeySlots = kBandAhead + 2;  // ... the present one and the one before
-inline constexpr int kBandQuerySlots = kBandAhead + 1;
-inline constexpr int kBandKeys = kTileTokens + 16;  // that a warp's queries meet
-static_assert(kBandWindow == kTileTokens);
+inline constexpr int kBandThreads = 256;
+inline constexpr int kBandTokens = 16 * kBandThreads / 32;  // of a tile
+inline constexpr int kBandBlocks = kBandWindow / 16 + 1;    // of 16 keys that a warp meets
+// Keys are kept in a ring: those before the tile, those of the tile, and those of the next one.
+inline constexpr int kBandRing = kBandWindow + 2 * kBandTokens;
+static_assert(kBandTokens % kBandWindow == 0);
 
-template <class T, int kWidthQk_, int kWidthV_>
+// Rows of queries, keys and values are equally wide. Their groups of 16 bytes are exchanged by row & 7, so that eight
+// rows lie in different banks without padding.
+template <class T, int kWidth_>
 struct BandShape {
   using Type = T;
-  static constexpr int kWidthQk = kWidthQk_, kWidthV = kWidthV_;
-  static constexpr int kStrideQk = kWidthQk + kRowPadding<T>;
-  static constexpr int kStrideV = kWidthV + kRowPadding<T>;
-  // Outputs leave through the rows of the queries that they belong to.
-  static constexpr int kStrideQ = kStrideQk > kStrideV ? kStrideQk : kStrideV;
-  static constexpr int kSlotQ = kTileTokens * kStrideQ;
-  static constexpr int kSlotK = kTileTokens * kStrideQk;
-  static constexpr int kSlotV = kTileTokens * kStrideV;
-  static constexpr size_t kSharedSize =
-      sizeof(T) * (kBandQuerySlots * kSlotQ + kBandKeySlots * (kSlotK + kSlotV));
+  static constexpr int kWidth = kWidth_;
+  static constexpr size_t kSharedSize = sizeof(T) * kWidth * (2 * kBandTokens + 2 * kBandRing);
 };
 
 // Tiles of a row of the batch that one block goes along, and such strips of a row.
@@ -36,8 +30,8 @@ struct BandStrips {
   int64_t tiles, count;
 
   HAX_EVERYWHERE explicit BandStrips(const ForwardParams& p) {
-    constexpr int64_t kBlocks = 132, kFewestTiles = 4;
-    const int64_t places = Tiling{kTileTokens}.places(p.sequences);
+    constexpr int64_t kBlocks = 132, kFewestTiles = 2;
+    const int64_t places = Tiling{kBandTokens}.places(p.sequences);
     const int64_t rows = p.sequences.batch * p.q_heads;
     // One wave where there are few rows; otherwise several, so that the last one matters little.
     const int64_t wanted =
@@ -54,9 +48,10 @@ class BandTile {
  public:
   using T = typename Shape::Type;
   using Products = WarpProducts<T>;
+  static constexpr int kWidth = Shape::kWidth;
+  static constexpr int kGroup = 8;  // elements of 16 bytes
   static constexpr int kRowsAtOnce = kBandThreads / kRowLanes;
-  static constexpr int kScores = kBandKeys / 8;
-  static constexpr int kBlocksV = Shape::kWidthV / 8;
+  static constexpr int kScores = 2 * kBandBlocks;
 
   __device__ BandTile(T* memory, int window, float scale)
       : memory_(memory),
@@ -65,55 +60,61 @@ class BandTile {
         lane_(static_cast<int>(threadIdx.x % 32)),
         warp_(static_cast<int>(threadIdx.x / 32)) {}
 
-  __device__ T* queries(int slot) const { return memory_ + slot * Shape::kSlotQ; }
-  __device__ T* keys(int slot) const {
-    return memory_ + kBandQuerySlots * Shape::kSlotQ + slot * Shape::kSlotK;
-  }
-  __device__ T* values(int slot) const {
-    return memory_ + kBandQuerySlots * Shape::kSlotQ + kBandKeySlots * Shape::kSlotK +
-           slot * Shape::kSlotV;
+  __device__ T* queries(int buffer) const { return memory_ + buffer * kBandTokens * kWidth; }
+  __device__ T* keys() const { return memory_ + 2 * kBandTokens * kWidth; }
+  __device__ T* values() const { return keys() + kBandRing * kWidth; }
+  __device__ static T* group(T* row, int row_number, int at) {
+    return row + (at ^ (row_number & 7)) * kGroup;
   }
 
-  // Begins to copy a tile's rows, with zeros behind its last token.
-  template <int kWidth>
-  __device__ __forceinline__ void load(T* to, int stride, const RowsView<T>& from,
-                                       const TileRange& tile) const {
+  // Begins to copy rows [first, last) of a sequence, at most kRows, with zeros behind them. to: row r of them, a multiple
+  // of 8 rows from a multiple of 8.
+  template <int kRows, class To>
+  __device__ __forceinline__ void load(const RowsView<T>& from, int64_t first, int64_t last,
+                                       To&& to) const {
     const int row = static_cast<int>(threadIdx.x) / kRowLanes, lane = lane_ % kRowLanes;
-    const auto first = static_cast<int32_t>(tile.first);
-    const auto count = static_cast<int32_t>(tile.last - tile.first);
+    const auto count = static_cast<int32_t>(last - first);
+    const T* data = from.data + (first + row) * from.short_stride;
 #pragma unroll
-    for (int r = 0; r < kTileTokens; r += kRowsAtOnce) {
-      const int32_t token = r + row < count ? first + r + row : -1;
-      copy_vectors<kWidth>(to + (r + row) * stride, from, token, lane);
+    for (int r = 0; r < kRows; r += kRowsAtOnce) {
+      const bool present = r + row < count;
+      T* const row_to = to(r + row);
+#pragma unroll
+      for (int g = 0; g < kWidth / kGroup; g += kRowLanes) {
+        const bool valid = present && (lane + g) * kGroup < from.columns;
+        device::copy_async_16(group(row_to, row, lane + g),
+                              valid ? data + (lane + g) * kGroup : from.data, valid);
+      }
+      data += kRowsAtOnce * int64_t{from.short_stride};
     }
   }
 
-  // Outputs of this warp's 16 queries; `before` is the slot of the tile before, `own` that of the present one.
-  __device__ __forceinline__ void compute(const TileRange& tile, int query_slot, int before,
-                                          int own) {
-    const T* const q = queries(query_slot) + warp_ * 16 * Shape::kStrideQ;
+  // Outputs of this warp's 16 queries. ring: where the window before the tile begins.
+  __device__ __forceinline__ void compute(const TileRange& tile, int buffer, int ring) {
     float s[kScores][4] = {};
-    const T* const a_row = q + lane_ % 16 * Shape::kStrideQ + lane_ / 16 * 8;
-    const int b_row = (lane_ % 8 + lane_ / 16 * 8) * Shape::kStrideQk + lane_ / 8 % 2 * 8;
-    // Blocks of 16 keys, counted from the slot before; earlier ones are of no use.
-    const auto ago = [&](int block) { return kTileTokens - block * 16; };
-    const bool skips = tile.first == 0;
-    const auto slot_row = [&](int block) {  // slot, and row in it
-      const int at = warp_ + block;
-      return int2{at < 4 ? before : own, at % 4 * 16};
-    };
+    const int row = lane_ % 8;
+    const T* const a_row = queries(buffer) + (warp_ * 16 + lane_ % 16) * kWidth;
+    int block_row[kBandBlocks];  // in the ring
+#pragma unroll
+    for (int block = 0; block < kBandBlocks; ++block) {
+      const int at = ring + (warp_ + block) * 16;
+      block_row[block] = at < kBandRing ? at : at - kBandRing;
+    }
+    // Whether any key of a block can be selected.
     const auto used = [&](int block) {
-      return !(skips && warp_ + block < 4) && ago(block) - 15 < window_;
+      return (tile.first > 0 || (warp_ + block) * 16 >= kBandWindow) &&
+             kBandWindow - block * 16 - 15 < window_;
     };
 #pragma unroll
-    for (int c = 0; c < Shape::kWidthQk; c += 16) {
+    for (int k = 0; k < kWidth / kGroup; k += 2) {
       uint32_t a[4];
-      device::load_matrix_x4(a, a_row + c);
+      device::load_matrix_x4(a, a_row + ((k + lane_ / 16) ^ row) * kGroup);
+      const T* const b_row =
+          keys() + (row + lane_ / 16 * 8) * kWidth + ((k + lane_ / 8 % 2) ^ row) * kGroup;
 #pragma unroll
-      for (int block = 0; block < kBandKeys / 16; ++block) {
-        const int2 at = slot_row(block);
+      for (int block = 0; block < kBandBlocks; ++block) {
         uint32_t b[4];
-        device::load_matrix_x4(b, keys(at.x) + at.y * Shape::kStrideQk + b_row + c);
+        device::load_matrix_x4(b, b_row + block_row[block] * kWidth);
         device::mma_16x8x16<T>(s[2 * block], a, {b[0], b[1]});
         device::mma_16x8x16<T>(s[2 * block + 1], a, {b[2], b[3]});
       }
@@ -124,7 +125,7 @@ class BandTile {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         // Query minus key.
-        const int distance = kTileTokens - n * 8 + lane_ / 4 + e / 2 * 8 - lane_ % 4 * 2 - e % 2;
+        const int distance = kBandWindow - n * 8 + lane_ / 4 + e / 2 * 8 - lane_ % 4 * 2 - e % 2;
         const bool selected =
             there && static_cast<uint32_t>(distance) < static_cast<uint32_t>(window_);
         s[n][e] = selected ? above_infinity(s[n][e] * scale_) : -INFINITY;
@@ -136,35 +137,33 @@ class BandTile {
     softmax_.finish();
     const auto add_values = [&](auto&& add) {
 #pragma unroll
-      for (int n = 0; n < kBlocksV; ++n) {
+      for (int n = 0; n < kWidth / 8; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) out_[n][e] = 0.0f;
       }
 #pragma unroll
-      for (int block = 0; block < kBandKeys / 16; ++block) {
+      for (int block = 0; block < kBandBlocks; ++block) {
         if (!used(block)) continue;
-        const int2 at = slot_row(block);
-        const float p[2][4] = {
-            {s[2 * block][0], s[2 * block][1], s[2 * block][2], s[2 * block][3]},
-            {s[2 * block + 1][0], s[2 * block + 1][1], s[2 * block + 1][2], s[2 * block + 1][3]}};
-        add(p, values(at.x) + at.y * Shape::kStrideV);
+        const T* const rows = values() + (block_row[block] + lane_ % 16) * kWidth;
+        add(reinterpret_cast<const float(&)[2][4]>(s[2 * block]),
+            [&, rows](uint32_t(&b)[4], int, int n) {
+              device::load_matrix_x4_transposed(b, rows + ((n + lane_ / 16) ^ row) * kGroup);
+            });
       }
     };
-    add_values([&](const float(&p)[2][4], const T* rows) {
-      Products::template outputs<Shape::kStrideV>(out_, p, rows, lane_);
-    });
+    add_values([&](const float(&p)[2][4], auto&& load) { Products::outputs(out_, p, load); });
     // A value that isn't finite makes outputs NaN that have nothing to do with it.
     if (__any_sync(0xffffffffu, infinite())) {
-      add_values([&](const float(&p)[2][4], const T* rows) {
-        Products::template outputs_with_infinities<Shape::kStrideV>(out_, p, rows, lane_);
+      add_values([&](const float(&p)[2][4], auto&& load) {
+        Products::outputs_with_infinities(out_, p, load);
       });
     }
   }
 
   // By way of the rows of the warp's own queries.
-  __device__ __forceinline__ void store(const TileRange& tile, int query_slot, const RowsView<T>& o,
+  __device__ __forceinline__ void store(const TileRange& tile, int buffer, const RowsView<T>& o,
                                         float* lse, int64_t lse_stride) const {
-    T* const own = queries(query_slot) + warp_ * 16 * Shape::kStrideQ;
+    T* const own = queries(buffer) + warp_ * 16 * kWidth;
     const auto first = static_cast<int32_t>(tile.first) + warp_ * 16;
     const int count = static_cast<int>(tile.last - first);
     __syncwarp();
@@ -174,8 +173,8 @@ class BandTile {
       float factor = softmax_.empty(row) ? 0.0f : device::reciprocal_approx(softmax_.sum[row]);
       if (softmax_.undefined(row)) factor = NAN;
 #pragma unroll
-      for (int n = 0; n < kBlocksV; ++n) {
-        *reinterpret_cast<uint32_t*>(own + r * Shape::kStrideQ + n * 8 + lane_ % 4 * 2) =
+      for (int n = 0; n < kWidth / 8; ++n) {
+        *reinterpret_cast<uint32_t*>(group(own + r * kWidth, r, n) + lane_ % 4 * 2) =
             pack_pair<T>(out_[n][2 * row] * factor, out_[n][2 * row + 1] * factor);
       }
       if (lse && lane_ % 4 == 0 && r < count) {
@@ -185,9 +184,15 @@ class BandTile {
     }
     __syncwarp();
 #pragma unroll
-    for (int r = 0; r < 16; r += 4) {
-      const int at = r + lane_ / 8;
-      store_row(o, at < count ? first + at : -1, own + at * Shape::kStrideQ, lane_ % 8);
+    for (int r = lane_ / 8; r < 16; r += 4) {
+      if (r >= count) break;
+      T* const to = o.data + (first + r) * int64_t{o.short_stride};
+#pragma unroll
+      for (int g = lane_ % 8; g < kWidth / kGroup; g += 8) {
+        if (g * kGroup >= o.columns) break;
+        *reinterpret_cast<uint4*>(to + g * kGroup) =
+            *reinterpret_cast<const uint4*>(group(own + r * kWidth, r, g));
+      }
     }
   }
 
@@ -195,7 +200,7 @@ class BandTile {
   __device__ bool infinite() const {
     float zeros[4] = {};
 #pragma unroll
-    for (int n = 0; n < kBlocksV; ++n) {
+    for (int n = 0; n < kWidth / 8; ++n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) zeros[e] = fmaf(out_[n][e], 0.0f, zeros[e]);
     }
@@ -207,7 +212,7 @@ class BandTile {
   const float scale_;
   const int lane_, warp_;
   RunningSoftmax softmax_;
-  float out_[kBlocksV][4];
+  float out_[kWidth / 8][4];
 };
 
 // Neighbouring blocks work on the heads of the same tokens.
@@ -221,59 +226,58 @@ __global__ void __launch_bounds__(kBandThreads)
   const uint32_t q_head = blockIdx.x % heads;
   const int64_t row = blockIdx.x / heads / count;
   const int64_t k_head = q_head / (heads / static_cast<uint32_t>(p.k_heads));
-  const Tiling tiling{kTileTokens};
+  const Tiling tiling{kBandTokens};
   const int64_t begin = blockIdx.x / heads % count * strips.tiles;
   const int64_t end = min(begin + strips.tiles, tiling.places(p.sequences));
-  const auto tile_at = [&](int64_t place) {
-    return place < end ? find_tile(p.sequences, tiling, row, place) : TileRange{};
-  };
 
   BandTile<Shape> work(reinterpret_cast<T*>(dynamic_shared), static_cast<int>(p.pattern.window),
                        p.scale);
-  const auto load_keys = [&](const TileRange& tile, int slot) {
-    const RowsView<T> k(p.k, tile.range, k_head, true), v(p.v, tile.range, k_head, true);
-    work.template load<Shape::kWidthQk>(work.keys(slot), Shape::kStrideQk, k, tile);
-    work.template load<Shape::kWidthV>(work.values(slot), Shape::kStrideV, v, tile);
+  // ring: where the rows of keys and values go.
+  const auto load_keys = [&](const TileRange& tile, int64_t first, auto rows, int ring) {
+    const auto to = [&](T* memory) {
+      return [=](int r) {
+        const int at = ring + r;
+        return memory + (at < kBandRing ? at : at - kBandRing) * Shape::kWidth;
+      };
+    };
+    work.template load<rows.value>({p.k, tile.range, k_head, true}, first, tile.last,
+                                   to(work.keys()));
+    work.template load<rows.value>({p.v, tile.range, k_head, true}, first, tile.last,
+                                   to(work.values()));
   };
-  const auto load_tile = [&](const TileRange& tile, int query_slot, int key_slot) {
+  using Window = std::integral_constant<int, kBandWindow>;
+  using Whole = std::integral_constant<int, kBandTokens>;
+  const auto load_tile = [&](const TileRange& tile, int buffer, int ring) {
     if (tile.first >= tile.last) return;
-    const RowsView<T> q(p.q, tile.range, q_head, true);
-    work.template load<Shape::kWidthQk>(work.queries(query_slot), Shape::kStrideQ, q, tile);
-    load_keys(tile, key_slot);
+    work.template load<kBandTokens>(
+        {p.q, tile.range, q_head, true}, tile.first, tile.last,
+        [&](int r) { return work.queries(buffer) + r * Shape::kWidth; });
+    load_keys(tile, tile.first, Whole{}, ring);
   };
 
-  TileRange tiles[kBandAhead + 1];
-  for (int i = 0; i <= kBandAhead; ++i) tiles[i] = tile_at(begin + i);
-  if (tiles[0].first > 0) {
-    TileRange before = tiles[0];
-    before.last = before.first;
-    before.first -= kTileTokens;
-    load_keys(before, kBandKeySlots - 1);
-  }
-#pragma unroll
-  for (int i = 0; i < kBandAhead; ++i) {
-    load_tile(tiles[i], i, i);
-    device::commit_copies();
-  }
-  int query_slot = 0, key_slot = 0;
+  TileRange tile = find_tile(p.sequences, tiling, row, begin);
+  int ring = 0, buffer = 0;  // of the window before the tile
+  if (tile.first > 0) load_keys(tile, tile.first - kBandWindow, Window{}, 0);
+  load_tile(tile, 0, kBandWindow);
+  device::commit_copies();
   for (int64_t place = begin; place < end; ++place) {
-    device::wait_for_copies<kBandAhead - 1>();
+    device::wait_for_copies<0>();
     __syncthreads();
-    load_tile(tiles[kBandAhead], (query_slot + kBandAhead) % kBandQuerySlots,
-              (key_slot + kBandAhead) % kBandKeySlots);
-    device::commit_copies();
-    const TileRange tile = tiles[0];
-    if (tile.first < tile.last) {
-      work.compute(tile, query_slot, (key_slot + kBandKeySlots - 1) % kBandKeySlots, key_slot);
-      float* const lse = p.lse ? p.lse.at<float>(row, q_head, tile.range.begin) : nullptr;
-      work.store(tile, query_slot, RowsView<T>(p.o, tile.range, q_head, true), lse,
-                 p.lse.stride[2]);
+    TileRange next = {};
+    const int following = (ring + kBandTokens) % kBandRing;
+    if (place + 1 < end) {
+      next = find_tile(p.sequences, tiling, row, place + 1);
+      load_tile(next, buffer ^ 1, (following + kBandWindow) % kBandRing);
     }
-    query_slot = (query_slot + 1) % kBandQuerySlots;
-    key_slot = (key_slot + 1) % kBandKeySlots;
-#pragma unroll
-    for (int i = 0; i < kBandAhead; ++i) tiles[i] = tiles[i + 1];
-    tiles[kBandAhead] = tile_at(place + kBandAhead + 1);
+    device::commit_copies();
+    if (tile.first < tile.last) {
+      work.compute(tile, buffer, ring);
+      float* const lse = p.lse ? p.lse.at<float>(row, q_head, tile.range.begin) : nullptr;
+      work.store(tile, buffer, RowsView<T>(p.o, tile.range, q_head, true), lse, p.lse.stride[2]);
+    }
+    tile = next;
+    ring = following;
+    buffer ^= 1;
   }
 }
 
