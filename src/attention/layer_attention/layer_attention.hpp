@@ -42,6 +42,7 @@ struct ForwardParams {
   Part<ranking_loss::Forward> rank;
   Part<sparse_attention::Forward> attend;
   bool inner_order, inner_begin, inner_end, inner_score, inner_eviction;
+  bool at_once = false;  // planned: CUDA, a launch chooses all keys
 };
 using ForwardPlan = ForwardParams;  // with all plans made
 

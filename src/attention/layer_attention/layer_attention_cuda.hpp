@@ -14,8 +14,10 @@ struct ShortChoice {
   sparse_attention::CudaLists lists;
 };
 
-// Whether all sequences are short, and the call is one that the launch is made for.
-bool chooses_at_once(const ForwardPlan&);
+// What the launch is made for.
+inline constexpr int kMostBitsAtOnce = 20;
+inline constexpr int64_t kLargestBudgetAtOnce = 64;
+
 void cuda_forward_short(const ForwardPlan&, const Context&, void* stream);
 
 }  // namespace hax::layer_attention

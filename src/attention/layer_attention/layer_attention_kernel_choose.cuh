@@ -3,13 +3,14 @@
 
 #include "attention/layer_attention/layer_attention_cuda.hpp"
 #include "attention/sparse_attention/sparse_attention_kernel_short.cuh"
-#include "hash/key_select/key_select_kernel_walk.cuh"
+#include "hash/key_select/key_select_kernel_short.cuh"
 #include "hash/lsh_bucket/lsh_bucket_kernel_short.cuh"
 
 namespace hax::layer_attention {
 
 inline constexpr int kChooseThreads = lsh_bucket::kShortThreads;
-static_assert(kChooseThreads == sparse_attention::kShortThreads);
+static_assert(kChooseThreads == sparse_attention::kShortThreads &&
+              kChooseThreads == key_select::kShortThreads);
 static_assert(sparse_attention::kDenseLength <= key_select::kChunkTokens &&
               sparse_attention::kDenseLength <= lsh_bucket::kCudaShortTokens);
 
@@ -18,7 +19,7 @@ template <int V>
 union ChooseMemory {
   lsh_bucket::ShortMemory<lsh_bucket::JointKey> bucket;
   sparse_attention::ShortQueries queries;
-  key_select::WalkMemory<V> walk;
+  key_select::ShortMemory<V> walk;
   sparse_attention::ShortKeys keys;
 };
 
@@ -40,7 +41,7 @@ __global__ void __launch_bounds__(kChooseThreads)
       sparse_attention::order_short_queries(p, range, h, c.indices, shared.queries);
     }
   } else {
-    if (threadIdx.x < device::kWarp) key_select::walk_short(c.select, range, head, shared.walk);
+    key_select::walk_short(c.select, range, head, shared.walk);
     __syncthreads();
     if (c.lists.selected) {
       sparse_attention::list_short_keys(p, s, range, head, c.lists, shared.keys);

@@ -4,13 +4,8 @@
 
 namespace hax::layer_attention {
 
-bool chooses_at_once(const ForwardPlan& p) {
-  constexpr int64_t kLargestBudget = 64;
-  const sparse_attention::CudaPath& path = p.attend.plan.cuda.path;
-  return p.bucket.wanted && p.select.wanted && path.lsh && path.select && !path.sparse &&
-         p.bucket.params.num_bits <= lsh_bucket::JointKey::kMaxBits &&
-         p.select.params.budget <= kLargestBudget;
-}
+static_assert(kMostBitsAtOnce <= lsh_bucket::JointKey::kMaxBits &&
+              kLargestBudgetAtOnce <= 2 * device::kWarp);
 
 void cuda_forward_short(const ForwardPlan& p, const Context& context, void* stream) {
   if (p.hash_q.params.long_rows() || p.hash_k.params.long_rows()) {

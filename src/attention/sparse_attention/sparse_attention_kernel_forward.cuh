@@ -19,22 +19,24 @@ __device__ __forceinline__ void take_steps(ForwardTile<Shape>& work,
   walk.start();
   int loaded = 0, stage_in = 0, stage = 0;
   const auto following = [](int s) { return s + 1 < kStages ? s + 1 : 0; };
-  for (int at = 1 - kStages; at < 0 || at < loaded; ++at) {
-    if (at >= 0) {
+  for (int step = 1 - kStages; step < 0 || step < loaded; ++step) {
+    if (step >= 0) {
       device::wait_for_copies<kStages - 2>();
       __syncthreads();
       walk.passed_barrier();
     }
-    const bool more = work.load_stage(stage_in, walk, k, v);
-    device::commit_copies();
-    if (more) {
+    const int next = walk.next();
+    if (next >= 0) {
+      work.load_step(stage_in, shared.walk.steps[next], k, v);
       stage_in = following(stage_in);
       ++loaded;
     }
-    if (at >= 0) {
-      work.template take_stage<infinities>(stage);
+    device::commit_copies();
+    if (step >= 0) {
+      work.template take_step<infinities>(stage);
       stage = following(stage);
     }
+    walk.settle();
   }
 }
 
@@ -62,11 +64,11 @@ __device__ void plan_natural_walk(WalkPlan& walk, const Pattern& pattern, const 
 
 // The walk of a tile in the order of the keys that LSH looks up, and whether it meets the other patterns' keys as
 // well: all keys of a short sequence, or the selected ones if they are few.
-__device__ inline void plan_bucket_walk(WalkPlan& walk, int64_t length, const SelectionList& few,
+__device__ inline void plan_bucket_walk(WalkPlan& walk, int64_t length, const FewSelected& few,
                                         bool all_keys) {
   walk.add(Source::order, Rule::lsh, 0, length);
   if (few.keys) {
-    walk.add_list(Rule::own_not_lsh, few, 0, length);
+    walk.add_few(Rule::own_not_lsh, few);
   } else if (all_keys) {
     walk.add(Source::interval, Rule::own_not_lsh, 0, length);
   }
@@ -96,7 +98,7 @@ __global__ void __launch_bounds__(kForwardThreads, Shape::kBlocks)
   const int64_t k_head = q_head / (heads / static_cast<uint32_t>(p.k_heads));
   const int64_t key_row = row * p.k_heads + k_head;
   const bool is_short = tile.range.length <= kDenseLength;
-  const SelectionList few = find_few_selected(plan.lists, p.sequences, tile, key_row);
+  const FewSelected few = find_few_selected(plan.lists, p.sequences, tile, key_row);
   // Whether the order of the ranges does for all patterns.
   const bool bucket_order_alone = plan.path.lsh && (is_short || few.keys || !plan.path.others);
   if (!bucket_order && bucket_order_alone) return;

@@ -18,17 +18,15 @@ struct ForwardShape {
   using Type = T;
   static constexpr int kWidthQk = kWidthQk_, kWidthV = kWidthV_;
   static constexpr int kKeys = sizeof(T) == 4 ? 8 : kWidthV > 128 ? 16 : 32;  // of a step
-  // Steps that are worked on together: two halve what a step costs besides its products.
-  static constexpr int kTogether = sizeof(T) == 2 && kWidthQk <= 64 && kWidthV <= 128 ? 2 : 1;
-  static constexpr int kStages = sizeof(T) == 4 || kTogether > 1 ? 2 : 3;
+  static constexpr int kStages = sizeof(T) == 4 ? 2 : 3;
   static constexpr int kBlocks = kWidthV > 128 ? 2 : 3;  // of an SM at least
   static constexpr int kStrideQk = kWidthQk + kRowPadding<T>;
   static constexpr int kStrideV = kWidthV + kRowPadding<T>;
 
   // Elements of shared memory: queries, stages, and in the same place 16-bit outputs on their way.
   static constexpr int kQueries = kTileTokens * kStrideQk;
-  static constexpr int kStep = kKeys * (kStrideQk + kStrideV);
-  static constexpr int kInputs = kQueries + kStages * kTogether * kStep;
+  static constexpr int kStage = kKeys * (kStrideQk + kStrideV);
+  static constexpr int kInputs = kQueries + kStages * kStage;
   static constexpr int kOutputs = sizeof(T) == 2 ? kTileTokens * kStrideV : 0;
   static constexpr int kElements = kInputs > kOutputs ? kInputs : kOutputs;
 };
@@ -38,8 +36,7 @@ inline constexpr int kForwardWarps = kForwardThreads / 32;
 template <class Shape>
 struct ForwardShared {
   WalkShared<Shape::kKeys, kForwardWarps> walk;
-  // Steps whose keys and values are in memory.
-  Step<Shape::kKeys> steps[Shape::kStages * Shape::kTogether];
+  Step<Shape::kKeys> stages[Shape::kStages];  // of the steps whose keys and values are in memory
 };
 
 template <class Shape>
@@ -67,9 +64,12 @@ class ForwardTile {
         lane_(static_cast<int>(threadIdx.x % 32)),
         warp_(static_cast<int>(threadIdx.x / 32)) {}
 
-  // Of a step in memory.
-  __device__ T* keys(int slot) const { return memory_ + Shape::kQueries + slot * Shape::kStep; }
-  __device__ T* values(int slot) const { return keys(slot) + kKeys * Shape::kStrideQk; }
+  __device__ T* stage_keys(int stage) const {
+    return memory_ + Shape::kQueries + stage * Shape::kStage;
+  }
+  __device__ T* stage_values(int stage) const {
+    return stage_keys(stage) + kKeys * Shape::kStrideQk;
+  }
   __device__ const Query& own_query(int row) const {
     return shared_.walk.queries[warp_ * kWarpQueries + lane_ / 4 + row * 8];
   }
@@ -88,30 +88,12 @@ class ForwardTile {
     }
   }
 
-  // Begins to copy the keys and values of the walk's next steps; false if there are none. By the whole block.
-  __device__ __forceinline__ bool load_stage(int stage, KeyWalk<kKeys, kForwardWarps>& walk,
-                                             const RowsView<T>& k, const RowsView<T>& v) const {
-    bool some = true;
-#pragma unroll
-    for (int i = 0; i < Shape::kTogether && some; ++i) {
-      const int next = walk.next();
-      const int slot = stage * Shape::kTogether + i;
-      if (next >= 0) {
-        load_step(slot, shared_.walk.steps[next], k, v);
-      } else if (i == 0) {
-        some = false;
-      } else if (threadIdx.x == 0) {
-        shared_.steps[slot].some = 0;
-      }
-    }
-    return some;
-  }
-
-  __device__ __forceinline__ void load_step(int slot, const Step<kKeys>& step, const RowsView<T>& k,
-                                            const RowsView<T>& v) const {
+  // Begins to copy a step's keys and values.
+  __device__ __forceinline__ void load_step(int stage, const Step<kKeys>& step,
+                                            const RowsView<T>& k, const RowsView<T>& v) const {
     const int lane = lane_ % kRowLanes, row = static_cast<int>(threadIdx.x) / kRowLanes;
-    T* const to_k = keys(slot) + row * Shape::kStrideQk;
-    T* const to_v = values(slot) + row * Shape::kStrideV;
+    T* const to_k = stage_keys(stage) + row * Shape::kStrideQk;
+    T* const to_v = stage_values(stage) + row * Shape::kStrideV;
     const bool vectors = k.vectors && v.vectors;
 #pragma unroll
     for (int first = 0; first < kKeys; first += kRowsAtOnce) {
@@ -127,7 +109,7 @@ class ForwardTile {
     }
     constexpr int kWords = sizeof(Step<kKeys>) / sizeof(int4);
     if (threadIdx.x < kWords) {
-      reinterpret_cast<int4*>(&shared_.steps[slot])[threadIdx.x] =
+      reinterpret_cast<int4*>(&shared_.stages[stage])[threadIdx.x] =
           reinterpret_cast<const int4*>(&step)[threadIdx.x];
     }
   }
@@ -170,31 +152,26 @@ class ForwardTile {
   }
 
   template <bool infinities>
-  __device__ __forceinline__ void take_stage(int stage) {
-    constexpr int kTogether = Shape::kTogether;
-    using StepScores = float[kScores][4];
-    StepScores s[kTogether];
-    bool needed[kTogether], any = false;
+  __device__ __forceinline__ void take_step(int stage) {
+    const Step<kKeys>& step = shared_.stages[stage];
+    const uint32_t some = step.some >> warp_, all = step.all >> warp_;
+    const Rule rule = step.rule;
+    if (!(some & 1)) return;
+    float s[kScores][4] = {};
+    Products::template scores<Shape::kWidthQk, Shape::kStrideQk>(
+        s, memory_ + warp_ * kWarpQueries * Shape::kStrideQk, stage_keys(stage), lane_);
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-      needed[i] = shared_.steps[stage * kTogether + i].some >> warp_ & 1;
-      any |= needed[i];
+    for (int n = 0; n < kScores; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) s[n][e] = above_infinity(s[n][e] * scale_);
     }
-    if (!any) return;
-#pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-      if (needed[i]) {
-        score(s[i], stage * kTogether + i);
-      } else {
-#pragma unroll
-        for (int n = 0; n < kScores; ++n) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) s[i][n][e] = -INFINITY;
-        }
-      }
+    if (!(all & 1)) {
+      if (rule == Rule::own) mask<Rule::own>(s, step);
+      if (rule == Rule::lsh) mask<Rule::lsh>(s, step);
+      if (rule == Rule::own_not_lsh) mask<Rule::own_not_lsh>(s, step);
     }
     float correction[2];
-    softmax_.take(reinterpret_cast<float(&)[kTogether * kScores][4]>(s), correction);
+    softmax_.take(s, correction);
     if (__any_sync(0xffffffffu, correction[0] != 1.0f || correction[1] != 1.0f)) {
 #pragma unroll
       for (int n = 0; n < kBlocksV; ++n) {
@@ -202,15 +179,11 @@ class ForwardTile {
         for (int e = 0; e < 4; ++e) out_[n][e] *= correction[e / 2];
       }
     }
-#pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-      if (!needed[i]) continue;
-      const T* const rows = values(stage * kTogether + i);
-      if constexpr (infinities) {
-        Products::template outputs_with_infinities<Shape::kStrideV>(out_, s[i], rows, lane_);
-      } else {
-        Products::template outputs<Shape::kStrideV>(out_, s[i], rows, lane_);
-      }
+    if constexpr (infinities) {
+      Products::template outputs_with_infinities<Shape::kStrideV>(out_, s, stage_values(stage),
+                                                                  lane_);
+    } else {
+      Products::template outputs<Shape::kStrideV>(out_, s, stage_values(stage), lane_);
     }
   }
 
@@ -292,28 +265,6 @@ class ForwardTile {
   }
 
  private:
-  // Scores of a step, -infinity where not selected.
-  __device__ __forceinline__ void score(float (&s)[kScores][4], int slot) const {
-    const Step<kKeys>& step = shared_.steps[slot];
-#pragma unroll
-    for (int n = 0; n < kScores; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) s[n][e] = 0.0f;
-    }
-    Products::template scores<Shape::kWidthQk, Shape::kStrideQk>(
-        s, memory_ + warp_ * kWarpQueries * Shape::kStrideQk, keys(slot), lane_);
-#pragma unroll
-    for (int n = 0; n < kScores; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) s[n][e] = above_infinity(s[n][e] * scale_);
-    }
-    if (step.all >> warp_ & 1) return;
-    const Rule rule = step.rule;
-    if (rule == Rule::own) mask<Rule::own>(s, step);
-    if (rule == Rule::lsh) mask<Rule::lsh>(s, step);
-    if (rule == Rule::own_not_lsh) mask<Rule::own_not_lsh>(s, step);
-  }
-
   template <Rule rule>
   __device__ __forceinline__ void mask(float (&s)[kScores][4], const Step<kKeys>& keys) const {
     const Query queries[2] = {own_query(0), own_query(1)};

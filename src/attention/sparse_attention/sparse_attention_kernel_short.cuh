@@ -94,7 +94,7 @@ __device__ inline void list_short_keys(const Problem& p, int64_t s, const Sequen
   }
   __syncthreads();
   if (found > kFewSelected) return;
-  store_sorted(lists.selected + key_row * p.sequences.length + range.begin, shared.selected, found);
+  store_sorted(lists.few_begin(p.sequences, range, key_row), shared.selected, found);
 }
 
 }  // namespace hax::sparse_attention

@@ -23,15 +23,14 @@ struct SharedWeights {
     b[1][0] = both.z;
     b[1][1] = both.w;
   }
-  // By all threads. weight(output, step, i): one of the lane's four of a step.
+  // By all threads. weights(value, output, step, lane): the lane's four of a step.
   template <class F>
-  __device__ void pack(F&& weight) {
+  __device__ void pack(F&& weights) {
+#pragma unroll 2
     for (int i = threadIdx.x; i < kOperands * kWarp; i += kQueryThreads) {
       const int lane = i % kWarp, output = i / kWarp % kNarrowBlocks * 8 + lane / 4;
-      const int step = i / kWarp / kNarrowBlocks;
-      float value[4];
-#pragma unroll
-      for (int e = 0; e < 4; ++e) value[e] = weight(output, step, e);
+      float value[4] = {};
+      weights(value, output, i / kWarp / kNarrowBlocks, lane);
       uint32_t low[2], high[2];
       device::split_bf16(low, value[0], value[1]);
       device::split_bf16(high, value[2], value[3]);
@@ -49,31 +48,62 @@ struct ShortMemory {
   float b1[kNarrowWidth], b2[kNarrowWidth], W3[kNarrowWidth];
 };
 
-// Weights that the columns of a product's result meet.
-__device__ inline int result_column(int step, int i) {
-  return step * 16 + static_cast<int>(threadIdx.x) % 4 * 2 + i / 2 * 8 + i % 2;
+// Packs both layers. read(value, W, output, column): weights of an output, two neighbouring columns, of which both exist.
+template <class T, class Read>
+__device__ void pack_layers(const Inputs& p, ShortMemory<T>& shared, Read&& read) {
+  const auto width = static_cast<int>(p.width()), features = static_cast<int>(p.features);
+  const auto read_pair = [&](float* value, const Tensor& W, int output, int n, int count,
+                             int before) {
+    if (output >= width || n >= count) return;
+    float pair[2];
+    read(pair, W, output, before + n, n + 1 < count);
+    value[0] = pair[0];
+    if (n + 1 < count) value[1] = pair[1];
+  };
+  shared.W1.pack([&](float* value, int output, int step, int lane) {
+    const bool key = step < 2;
+    const int n = key ? fragment_feature(step, lane) : (step - 2) * 16 + lane % 4 * 2;
+    const int before = key ? 0 : features;
+    read_pair(value, p.W1, output, n, features, before);
+    read_pair(value + 2, p.W1, output, n + (key ? 2 : 8), features, before);
+    if (!key) return;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) value[i] *= p.k_scale;
+  });
+  shared.W2.pack([&](float* value, int output, int step, int lane) {
+    const int n = step * 16 + lane % 4 * 2;
+    read_pair(value, p.W2, output, n, width, 0);
+    read_pair(value + 2, p.W2, output, n + 8, width, 0);
+  });
 }
 
 template <class T>
-__device__ void pack_short(const Inputs& p, ShortMemory<T>& shared) {
-  const auto width = static_cast<int>(p.width()), features = static_cast<int>(p.features);
-  shared.W1.pack([&](int output, int step, int i) {
-    const bool key = step < 2;
-    const int n =
-        key ? fragment_feature(step, threadIdx.x % kWarp) + i : result_column(step - 2, i);
-    if (output >= width || n >= features) return 0.0f;
-    const float value = device::load_any(p.W1, p.W1.offset(output, key ? n : features + n));
-    return key ? value * p.k_scale : value;
-  });
-  shared.W2.pack([&](int output, int step, int i) {
-    const int n = result_column(step, i);
-    return output < width && n < width ? device::load_any(p.W2, p.W2.offset(output, n)) : 0.0f;
-  });
-  if (threadIdx.x >= kNarrowWidth) return;
+__device__ void pack_short(const Inputs& p, bool weight_pairs, ShortMemory<T>& shared) {
+  if (weight_pairs && p.W1.type == Type::fp32) {
+    pack_layers(p, shared, [](float(&pair)[2], const Tensor& W, int output, int column, bool) {
+      const float2 two = *reinterpret_cast<const float2*>(
+          static_cast<const float*>(W.data) + output * static_cast<int>(W.stride[0]) + column);
+      pair[0] = two.x;
+      pair[1] = two.y;
+    });
+  } else if (weight_pairs) {
+    pack_layers(p, shared, [](float(&pair)[2], const Tensor& W, int output, int column, bool) {
+      device::unpack(pair, *reinterpret_cast<const device::Packed<T, 2>*>(
+                               static_cast<const T*>(W.data) +
+                               output * static_cast<int>(W.stride[0]) + column));
+    });
+  } else {
+    pack_layers(p, shared, [](float(&pair)[2], const Tensor& W, int output, int column, bool both) {
+      pair[0] = device::load_any(W, W.offset(output, column));
+      pair[1] = both ? device::load_any(W, W.offset(output, column + 1)) : 0.0f;
+    });
+  }
   const int i = threadIdx.x;
-  shared.b1[i] = i < width ? *p.b1.at<float>(i) : 0.0f;
-  shared.b2[i] = i < width ? *p.b2.at<float>(i) : 0.0f;
-  shared.W3[i] = i < width ? device::load_any(p.W3, i * p.W3.stride[1]) : 0.0f;
+  if (i >= kNarrowWidth) return;
+  const bool used = i < p.width();
+  shared.b1[i] = used ? *p.b1.at<float>(i) : 0.0f;
+  shared.b2[i] = used ? *p.b2.at<float>(i) : 0.0f;
+  shared.W3[i] = used ? device::load_any(p.W3, i * p.W3.stride[1]) : 0.0f;
 }
 
 // Eight neighbouring features of a query.
@@ -192,7 +222,7 @@ __device__ inline void inverse_norms(float (&inverse)[2],
 // A block for every (slot of a tile, head), a warp for every 16 of its tokens.
 template <class T>
 __global__ void __launch_bounds__(kQueryThreads, 2)
-    short_kernel(const __grid_constant__ ForwardParams p, bool vectors) {
+    short_kernel(const __grid_constant__ ForwardParams p, bool vectors, bool weight_pairs) {
   __shared__ ShortMemory<T> shared;
   const SequenceTiles::Tile tile = p.cuda_tiles().at(blockIdx.x / p.heads);
   const int64_t head = blockIdx.x % p.heads;
@@ -216,7 +246,7 @@ __global__ void __launch_bounds__(kQueryThreads, 2)
         words.word[0], words.word[1], words.word[2], words.word[3]};
   }
   add_before<T>(p, tile, head, vectors, shared.sums[warp]);
-  pack_short(p, shared);
+  pack_short(p, weight_pairs, shared);
   __syncthreads();
   if (threadIdx.x < kFeatureBlock) {
     double sum = 0.0;

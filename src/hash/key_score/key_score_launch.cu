@@ -21,8 +21,8 @@ int64_t cuda_weight_words(const Inputs& p) { return mlp_shape(p).words(pieces_of
 
 CudaBackwardSizes cuda_backward_sizes(const Inputs& p) {
   const BackwardShape shape(p);
-  // About a block a multiprocessor; few where a part is large.
-  constexpr int64_t kParts = 132, kFloats = int64_t{8} << 20;
+  // Three blocks a multiprocessor, as gradients are few and a batch takes long; fewer where a part is large.
+  constexpr int64_t kParts = 396, kFloats = int64_t{8} << 20;
   const int64_t parts = std::max<int64_t>(8, std::min(kParts, kFloats / shape.gradient_floats()));
   return {3 * shape.matrix(), std::min(parts, p.cuda_tiles().slots() * p.heads),
           shape.gradient_floats()};
@@ -38,7 +38,10 @@ void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* str
     if constexpr (sizeof(T) == 2) {
       if (p.short_rows()) {
         const bool vectors = features_move_in_vectors(p.q) && features_move_in_vectors(p.k);
-        launch(short_kernel<T>, tiles, kQueryThreads, 0, p, vectors);
+        // Two neighbouring weights with one access; of an even number of features none stands alone.
+        const bool pairs = p.W1.type == p.W2.type && device::moves_in_vectors<2>(p.W1) &&
+                           device::moves_in_vectors<2>(p.W2) && p.features % 2 == 0;
+        launch(short_kernel<T>, tiles, kQueryThreads, 0, p, vectors, pairs);
       }
       if (!p.long_rows()) return;
     }
@@ -65,7 +68,7 @@ void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* 
     scan(p, plan.query, launch);
     launch(gradient_kernel<T>, plan.parts, kQueryThreads, shape.shared_bytes(), p, plan);
   });
-  launch(reduce_kernel, ceil_div(shape.gradient_floats(), kQueryThreads), kQueryThreads, 0, p,
+  launch(reduce_kernel, ceil_div(shape.gradient_floats(), kReduceGradients), kQueryThreads, 0, p,
          plan);
 }
 

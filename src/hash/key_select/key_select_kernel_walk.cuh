@@ -10,6 +10,7 @@ namespace hax::key_select {
 inline constexpr int kWalkWarps = 4;
 inline constexpr int kWalkKeys = 4 * kWarp;  // gone through together
 inline constexpr int kWalkAhead = 2;         // so often as many are being loaded
+inline constexpr int kWalkWaiting = 160;     // keys wait until there are so many
 
 // The n-th lowest of a mask's bits, counted from 1, which it must have.
 __device__ inline int select_bit(uint32_t mask, int n) {
@@ -30,7 +31,7 @@ __device__ inline int select_bit(uint32_t mask, int n) {
 template <int V>
 struct WalkMemory {
   uint64_t best[kWarp * V];  // ranks, ascending; zeros for places not yet taken
-  uint64_t pending[kWalkKeys + kWarp];
+  uint64_t pending[kWalkWaiting + kWalkKeys];
 };
 
 template <int V>
@@ -136,7 +137,7 @@ struct Walk {
       row.load(ahead[kWalkAhead - 1], j + kWalkAhead * kWalkKeys, end);
       take(score, j, end);
       const bool last = first + kWalkKeys >= end;
-      if (waiting >= kWarp || last) absorb_all(last);
+      if (waiting >= kWalkWaiting || last) absorb_all(last);
     }
   }
 
@@ -175,17 +176,6 @@ struct Walk {
     for (int i = 0; i < 4; ++i) waiting += __popc(entering[i]);
   }
 };
-
-// The only chunk of a head of a sequence, by one warp.
-template <int V>
-__device__ void walk_short(const Params& p, const Sequences::Range& range, int64_t head,
-                           WalkMemory<V>& memory) {
-  const Row row(p, range, head);
-  const int kept = static_cast<int>(min(p.budget, int64_t{kWarp * V}));
-  Walk<V> walk(row, memory, nullptr, kept, threadIdx.x % kWarp);
-  walk.keys(0, row.length);
-  walk.keep();
-}
 
 // A warp for every (slot of a chunk, head).
 template <int V>
