@@ -173,6 +173,41 @@ TEST(CudaAttentionWorkspace, AtMost40BytesATokenAndHead) {
   }
 }
 
+// The whole layer in one call, with nothing but its outputs in the caller's memory.
+TEST(CudaAttentionWorkspace, AtMost40BytesATokenAndHeadForTheWholeLayer) {
+  constexpr int64_t kLength = 131072, kHeads = 16;
+  const auto tensor = [](std::vector<int64_t>& shape, hax_data_type type) {
+    return hax_tensor{nullptr, {HAX_DEVICE_CUDA, 0}, static_cast<int32_t>(shape.size()),
+                      type,    shape.data(),         nullptr,
+                      0};
+  };
+  std::vector<int64_t> wide = {1, kLength, kHeads, 64}, wider = {1, kLength, kHeads, 128};
+  std::vector<int64_t> per_row = {1, kHeads, kLength}, hash = {64, 8}, square = {128, 128};
+  std::vector<int64_t> line = {1, 128}, bias = {128}, one = {1};
+  const hax_tensor q = tensor(wide, kBf16), v = tensor(wider, kBf16), lse = tensor(per_row, kFp32);
+  const hax_tensor R = tensor(hash, kFp32), W = tensor(square, kFp32), W3 = tensor(line, kFp32);
+  const hax_tensor b = tensor(bias, kFp32), b3 = tensor(one, kFp32);
+  hax_layer_attention_forward_args args = {};
+  args.struct_size = sizeof(args);
+  args.q = args.k = &q;
+  args.v = args.o = &v;
+  args.lse = &lse;
+  args.R = &R;
+  args.W1 = args.W2 = &W;
+  args.W3 = &W3;
+  args.b1 = args.b2 = &b;
+  args.b3 = &b3;
+  args.patterns = kHaxPatterns;
+  args.lsh_budget = args.selection_budget = 32;
+  args.statistics = HAX_LSH_STATISTICS_SEQUENCE;
+  args.scale = 1.0f;
+  const TestContext context;
+  size_t bytes = 0;
+  ASSERT_EQ(hax_layer_attention_forward_workspace(context, &args, &bytes), HAX_SUCCESS)
+      << hax_last_error();
+  EXPECT_LE(bytes, static_cast<size_t>(40 * kLength * kHeads));
+}
+
 }  // namespace
 }  // namespace hax_test
 #endif

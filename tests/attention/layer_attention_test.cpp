@@ -176,6 +176,19 @@ TEST(LayerAttention, EqualsItsPartsForEveryTypeAndLayout) {
   }
 }
 
+// Of several tiles, and shorter and longer than what CUDA chooses keys of in one launch.
+TEST(LayerAttention, EqualsItsPartsForSequencesOfEveryLength) {
+  for (const int64_t length : {1, 127, 128, 129, 700, 2047, 2048, 2049}) {
+    expect_whole_equals_parts(
+        {.batch = 1, .length = length, .features = 32, .d_v = 40, .type = kBf16});
+  }
+  expect_whole_equals_parts({.batch = 1,
+                             .length = 1500,
+                             .features = 32,
+                             .cu_seqlens = {0, 300, 301, 301, 1500},
+                             .type = kFp16});
+}
+
 TEST(LayerAttention, EqualsItsPartsOnPackedSequencesWithCausalStatistics) {
   expect_whole_equals_parts({.batch = 1,
                              .statistics = HAX_LSH_STATISTICS_CAUSAL,

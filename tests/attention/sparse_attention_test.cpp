@@ -76,6 +76,65 @@ TEST(SparseAttention, HostileLengths) {
   }
 }
 
+// Windows around the length that CUDA has a kernel of its own for, in sequences of some of its tiles and of many.
+TEST(SparseAttention, WindowsAlone) {
+  const TestContext context;
+  constexpr uint32_t kWindow = HAX_PATTERN_SLIDING_WINDOW;
+  for (const int32_t window : {1, 2, 17, 63, 64, 65}) {
+    for (const hax_data_type type : {kFp16, kBf16}) {
+      expect_matches({.batch = 1,
+                      .length = 700,
+                      .q_heads = 2,
+                      .k_heads = 1,
+                      .d_qk = 72,
+                      .d_v = 40,
+                      .patterns = kWindow,
+                      .window = window,
+                      .cu_seqlens = {0, 0, 1, 65, 129, 129, 256, 321, 700, 700},
+                      .type = type},
+                     context);
+    }
+    for (const int64_t length : {1, 63, 64, 65, 129, 900}) {
+      expect_matches({.batch = 2,
+                      .length = length,
+                      .q_heads = 1,
+                      .k_heads = 1,
+                      .d_qk = 64,
+                      .d_v = 64,
+                      .patterns = kWindow,
+                      .window = window,
+                      .type = kBf16},
+                     context);
+    }
+  }
+}
+
+// A value that isn't finite reaches the rows that select it and no others.
+TEST(SparseAttention, InfiniteValuesInAWindow) {
+  const TestContext context;
+  const AttentionCase c = {.batch = 1,
+                           .length = 200,
+                           .q_heads = 1,
+                           .k_heads = 1,
+                           .d_qk = 16,
+                           .d_v = 16,
+                           .patterns = HAX_PATTERN_SLIDING_WINDOW,
+                           .window = 9,
+                           .type = kBf16};
+  AttentionData data(c);
+  const AttentionOutputs finite = run_forward(c, data, context);
+  constexpr int64_t kAt = 70;
+  data.oracle.v.at(0, kAt, 0, 3) = INFINITY;
+  const AttentionOutputs infinite = run_forward(c, data, context);
+  const Array want = finite.o.array(), got = infinite.o.array();
+  for (int64_t t = 0; t < c.length; ++t) {
+    for (int64_t n = 0; n < c.d_v; ++n) {
+      const bool reached = t >= kAt && t < kAt + c.window && n == 3;
+      EXPECT_EQ(got.at(0, t, 0, n), reached ? INFINITY : want.at(0, t, 0, n)) << t << " " << n;
+    }
+  }
+}
+
 TEST(SparseAttention, HostileWidthsAndHeads) {
   const TestContext context;
   for (const uint32_t patterns : {uint32_t{HAX_PATTERN_FULL}, kHaxPatterns}) {

@@ -1,5 +1,5 @@
 // layer_attention's rooms: check (arguments to the Params of each operator it consists of), plan (workspace, and
-// the operators run one after the other). It has no kernels of its own.
+// the operators run one after the other), launch and a kernel (CUDA, short sequences).
 #pragma once
 
 #include <utility>
@@ -42,6 +42,7 @@ struct ForwardParams {
   Part<ranking_loss::Forward> rank;
   Part<sparse_attention::Forward> attend;
   bool inner_order, inner_begin, inner_end, inner_score, inner_eviction;
+  bool at_once = false;  // planned: CUDA, a launch chooses all keys
 };
 using ForwardPlan = ForwardParams;  // with all plans made
 

@@ -9,6 +9,10 @@
 #include "core/workspace.hpp"
 #include "hax/sparse_attention.h"
 
+namespace hax::device {
+class Launcher;
+}
+
 namespace hax::sparse_attention {
 
 inline constexpr int kMaxWidth = 256;  // of d_qk and d_v
@@ -127,6 +131,8 @@ CudaIndices plan_cuda_indices(const Problem&, const CudaPath&, Workspace&);
 CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
 CudaForwardPlan plan_cuda_forward(const ForwardParams&, Workspace&);
 void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
+// The same where the indices are prepared.
+void cuda_attend(const ForwardParams&, const CudaForwardPlan&, const device::Launcher&);
 void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 
 template <CpuLevel level>

@@ -12,6 +12,9 @@ inline constexpr int64_t kDenseLength = 2048;
 // Queries of a thread block.
 inline constexpr int kTileTokens = 64;
 
+// A window alone of up to so many keys has a kernel of its own.
+inline constexpr int kBandWindow = 64;
+
 // Tiles of `size` tokens, counted from each sequence's start. A row of the batch has the same number of places
 // for tiles whatever cu_seqlens holds; sequence s begins at place begin / size + s, and some places stay empty.
 struct Tiling {
@@ -68,7 +71,7 @@ inline constexpr int64_t kListKeysPerQuery = 2;
 // Sequences with at most so many selected keys in all meet them in the order of the LSH ranges too.
 inline constexpr int32_t kFewSelected = 1024;
 
-// A key that some query of a list's stretch attends by key selection.
+// A key that is ever selected.
 struct alignas(8) SelectedKey {
   int32_t key;       // counted from the sequence's start
   int32_t eviction;  // > key
@@ -99,13 +102,22 @@ struct CudaLists {
   // (B Hk, places(kListQueries)): keys of the stretch's list; above its capacity the list is incomplete and must not
   // be used.
   int32_t* length = nullptr;
-  // (B Hk, kListKeysPerQuery L): the lists, each in its stretch's part. They ascend by key.
-  SelectedKey* lists = nullptr;
+  // (B Hk, kListKeysPerQuery L): the lists, each in its stretch's part: keys that some query of the stretch attends by
+  // key selection, counted from the sequence's start. They ascend.
+  int32_t* lists = nullptr;
   // (B Hk, sequences): how many keys are ever selected; above kFewSelected it may be any such number.
   int32_t* selected_count = nullptr;
-  // (B Hk, L): all of them where they are few, from the sequence's start on. Sorted by eviction, so that queries of
-  // one time find theirs close together.
+  // (B Hk, few_length()): all of them where they are few, from few_begin() on. Sorted by eviction, so that queries of one
+  // time find theirs close together.
   SelectedKey* selected = nullptr;
+
+  HAX_EVERYWHERE static int64_t few_length(const Sequences& sequences) {
+    return sequences.packed() || sequences.length < kFewSelected ? sequences.length : kFewSelected;
+  }
+  HAX_EVERYWHERE SelectedKey* few_begin(const Sequences& sequences, const Sequences::Range& range,
+                                        int64_t key_row) const {
+    return selected + key_row * few_length(sequences) + range.begin;
+  }
 };
 
 // What a call prepares, by the pattern and by shapes.

@@ -54,11 +54,11 @@ CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) 
     plan.lists.chunk_eviction = workspace.take<int32_t>(chunks);
     plan.lists.chunk_count = workspace.take<int32_t>(chunks);
     plan.lists.length = workspace.take<int32_t>(key_rows * Tiling{kListQueries}.places(sequences));
-    plan.lists.lists = workspace.take<SelectedKey>(key_rows * kListKeysPerQuery * length);
+    plan.lists.lists = workspace.take<int32_t>(key_rows * kListKeysPerQuery * length);
   }
   if (plan.path.hax) {
     plan.lists.selected_count = workspace.take<int32_t>(key_rows * sequences.count());
-    plan.lists.selected = workspace.take<SelectedKey>(key_rows * length);
+    plan.lists.selected = workspace.take<SelectedKey>(key_rows * CudaLists::few_length(sequences));
   }
   return plan;
 }

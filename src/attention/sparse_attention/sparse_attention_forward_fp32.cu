@@ -3,4 +3,6 @@
 namespace hax::sparse_attention {
 template void launch_forward<float>(const ForwardParams&, const CudaForwardPlan&, bool,
                                     const device::Launcher&);
+template bool launch_band<float>(const ForwardParams&, const CudaForwardPlan&,
+                                 const device::Launcher&);
 }  // namespace hax::sparse_attention

@@ -2,7 +2,6 @@
 
 #include "attention/sparse_attention/sparse_attention_kernel_index.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_lists.cuh"
-#include "attention/sparse_attention/sparse_attention_kernel_short.cuh"
 #include "core/integer.hpp"
 
 namespace hax::sparse_attention {

@@ -64,11 +64,11 @@ __device__ void plan_natural_walk(WalkPlan& walk, const Pattern& pattern, const 
 
 // The walk of a tile in the order of the keys that LSH looks up, and whether it meets the other patterns' keys as
 // well: all keys of a short sequence, or the selected ones if they are few.
-__device__ inline void plan_bucket_walk(WalkPlan& walk, int64_t length, const SelectionList& few,
+__device__ inline void plan_bucket_walk(WalkPlan& walk, int64_t length, const FewSelected& few,
                                         bool all_keys) {
   walk.add(Source::order, Rule::lsh, 0, length);
   if (few.keys) {
-    walk.add_list(Rule::own_not_lsh, few, 0, length);
+    walk.add_few(Rule::own_not_lsh, few);
   } else if (all_keys) {
     walk.add(Source::interval, Rule::own_not_lsh, 0, length);
   }
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kForwardThreads, Shape::kBlocks)
   const int64_t k_head = q_head / (heads / static_cast<uint32_t>(p.k_heads));
   const int64_t key_row = row * p.k_heads + k_head;
   const bool is_short = tile.range.length <= kDenseLength;
-  const SelectionList few = find_few_selected(plan.lists, p.sequences, tile, key_row);
+  const FewSelected few = find_few_selected(plan.lists, p.sequences, tile, key_row);
   // Whether the order of the ranges does for all patterns.
   const bool bucket_order_alone = plan.path.lsh && (is_short || few.keys || !plan.path.others);
   if (!bucket_order && bucket_order_alone) return;

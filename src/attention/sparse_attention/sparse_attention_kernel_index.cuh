@@ -1,7 +1,7 @@
 // Preparation of the indices that sparse_attention_cuda.hpp describes.
 #pragma once
 
-#include "attention/sparse_attention/sparse_attention_kernel_pattern.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_short.cuh"
 
 namespace hax::sparse_attention {
 
@@ -174,6 +174,23 @@ __global__ void __launch_bounds__(kIndexThreads)
   const int64_t row = at.row * p.sequences.length;
   const int32_t place = indices.bin_begin[q.bin] + indices.per_query[row + at.token];
   indices.query_order[row + place] = q.position;
+}
+
+// Short sequences. A block takes a sequence and a head, first of the queries, then of the keys.
+__global__ void __launch_bounds__(kShortThreads)
+    short_kernel(const __grid_constant__ Problem p, const CudaIndices indices,
+                 const CudaLists lists) {
+  __shared__ union {
+    ShortQueries queries;
+    ShortKeys keys;
+  } shared;
+  const auto heads = static_cast<uint32_t>(p.q_heads + p.k_heads);
+  const int64_t s = blockIdx.x / heads, head = blockIdx.x % heads;
+  const Sequences::Range range = p.sequences.range(s);
+  if (range.length <= 0 || range.length > kDenseLength) return;
+  if (head < p.q_heads) return order_short_queries(p, range, head, indices, shared.queries);
+  rank_short_keys(p, range, head - p.q_heads, indices);
+  if (lists.selected) list_short_keys(p, s, range, head - p.q_heads, lists, shared.keys);
 }
 
 }  // namespace hax::sparse_attention

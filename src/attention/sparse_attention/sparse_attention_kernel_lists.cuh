@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kListThreads)
   const PatternView view(p.pattern, tile.range, key_row % p.k_heads);
   const int64_t chunk_row = key_row * Tiling{kChunkKeys}.places(p.sequences) +
                             Tiling{kChunkKeys}.first_place(p.sequences, tile.s, tile.range.begin);
-  SelectedKey* const list = list_of(lists, p.sequences, tile.range, stretch, key_row);
+  int32_t* const list = list_of(lists, p.sequences, tile.range, stretch, key_row);
   const int64_t capacity = stretch.capacity();
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
 
@@ -93,10 +93,7 @@ __global__ void __launch_bounds__(kListThreads)
 #pragma unroll
       for (int k = 0; k < kRounds; ++k) {
         const int64_t at = to + __popc(votes[k] & ((1u << lane) - 1));
-        if ((votes[k] >> lane & 1) && at < capacity) {
-          const int32_t j = begin + k * 32 + lane;
-          list[at] = {j, static_cast<int32_t>(j + life[k])};
-        }
+        if ((votes[k] >> lane & 1) && at < capacity) list[at] = begin + k * 32 + lane;
         to += __popc(votes[k]);
       }
       length += keys.all;
@@ -156,7 +153,7 @@ __global__ void __launch_bounds__(kListThreads)
     }
   }
   __syncthreads();
-  store_sorted(lists.selected + key_row * p.sequences.length + range.begin, selected, all);
+  store_sorted(lists.few_begin(p.sequences, range, key_row), selected, all);
 }
 
 }  // namespace hax::sparse_attention

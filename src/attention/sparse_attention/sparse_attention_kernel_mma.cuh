@@ -71,11 +71,9 @@ struct WarpProducts {
     a[3] = pack_pair<T>(p[2 * k + 1][2], p[2 * k + 1][3]);
   }
 
-  // out += p values.
-  template <int stride, int B, int C>
-  __device__ static void outputs(float (&out)[C][4], const float (&p)[B][4], const T* values,
-                                 int lane) {
-    const T* b_row = values + (lane % 16) * stride + lane / 16 * 8;
+  // out += p values. load(b, k, n): operands of keys 16 k and on, columns 8 n and on, two fragments of 8 columns.
+  template <int B, int C, class Load>
+  __device__ static void outputs(float (&out)[C][4], const float (&p)[B][4], Load&& load) {
 #pragma unroll
     for (int k = 0; k < B / 2; ++k) {
       uint32_t a[4];
@@ -83,7 +81,7 @@ struct WarpProducts {
 #pragma unroll
       for (int n = 0; n < C; n += 2) {
         uint32_t b[4];
-        device::load_matrix_x4_transposed(b, b_row + k * 16 * stride + n * 8);
+        load(b, k, n);
         device::mma_16x8x16<T>(out[n], a, {b[0], b[1]});
         device::mma_16x8x16<T>(out[n + 1], a, {b[2], b[3]});
       }
@@ -91,10 +89,9 @@ struct WarpProducts {
   }
 
   // The same where some values aren't finite, which must not reach rows whose probability is 0.
-  template <int stride, int B, int C>
+  template <int B, int C, class Load>
   __device__ static void outputs_with_infinities(float (&out)[C][4], const float (&p)[B][4],
-                                                 const T* values, int lane) {
-    const T* b_row = values + (lane % 16) * stride + lane / 16 * 8;
+                                                 Load&& load) {
     float chosen[B][4];
     mark_chosen(chosen, p);
 #pragma unroll
@@ -105,7 +102,7 @@ struct WarpProducts {
 #pragma unroll
       for (int n = 0; n < C; n += 2) {
         uint32_t b[4];
-        device::load_matrix_x4_transposed(b, b_row + k * 16 * stride + n * 8);
+        load(b, k, n);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
           uint32_t up[2], down[2];
@@ -119,6 +116,25 @@ struct WarpProducts {
         }
       }
     }
+  }
+
+  // Both with values in rows of shared memory.
+  template <int stride>
+  __device__ static auto rows_of(const T* values, int lane) {
+    const T* const row = values + (lane % 16) * stride + lane / 16 * 8;
+    return [row](uint32_t(&b)[4], int k, int n) {
+      device::load_matrix_x4_transposed(b, row + k * 16 * stride + n * 8);
+    };
+  }
+  template <int stride, int B, int C>
+  __device__ static void outputs(float (&out)[C][4], const float (&p)[B][4], const T* values,
+                                 int lane) {
+    outputs(out, p, rows_of<stride>(values, lane));
+  }
+  template <int stride, int B, int C>
+  __device__ static void outputs_with_infinities(float (&out)[C][4], const float (&p)[B][4],
+                                                 const T* values, int lane) {
+    outputs_with_infinities(out, p, rows_of<stride>(values, lane));
   }
 
  private:

@@ -82,7 +82,7 @@ struct PatternView {
   // Queries that the key serves because of its eviction.
   __device__ uint32_t life(int32_t j) const {
     if (!eviction) return 0;
-    const int32_t evicted = clamp_index(__ldg(eviction + j * eviction_stride), length);
+    const int32_t evicted = clamp_index(eviction[j * eviction_stride], length);
     return evicted > j ? static_cast<uint32_t>(evicted - j) : 0;
   }
   __device__ uint32_t span(int32_t j) const {
@@ -96,7 +96,7 @@ struct PatternView {
   }
   __device__ int32_t rank_of(int32_t j) const { return rank ? __ldg(rank + j) : -1; }
   __device__ int32_t ordered(int32_t p) const {
-    return clamp_index(__ldg(order + p * order_stride), length - 1);
+    return clamp_index(order[p * order_stride], length - 1);
   }
 };
 
@@ -110,11 +110,14 @@ __device__ inline Query read_query(const Pattern& p, const Sequences::Range& ran
   return q;
 }
 
-// Some of a sequence's selected keys; null where there is no such list.
-struct SelectionList {
-  const SelectedKey* keys = nullptr;
+// Some of a sequence's selected keys, or all of them if they are few; null where there is no such list.
+template <class K>
+struct KeyList {
+  const K* keys = nullptr;
   int32_t length = 0;
 };
+using SelectionList = KeyList<int32_t>;
+using FewSelected = KeyList<SelectedKey>;
 
 // A sequence's stretch of queries that share a list.
 struct Stretch {
@@ -134,9 +137,9 @@ __device__ inline int64_t count_stretches(int64_t length) {
 }
 
 // Where the list of a stretch of a sequence begins. key_row: b * Hk + key head.
-__device__ inline SelectedKey* list_of(const CudaLists& lists, const Sequences& sequences,
-                                       const Sequences::Range& range, const Stretch& stretch,
-                                       int64_t key_row) {
+__device__ inline int32_t* list_of(const CudaLists& lists, const Sequences& sequences,
+                                   const Sequences::Range& range, const Stretch& stretch,
+                                   int64_t key_row) {
   return lists.lists +
          kListKeysPerQuery * (key_row * sequences.length + range.begin + stretch.first);
 }
@@ -154,14 +157,13 @@ __device__ inline SelectionList find_list(const CudaLists& lists, const Sequence
 }
 
 // All selected keys of a sequence if they are few.
-__device__ inline SelectionList find_few_selected(const CudaLists& lists,
-                                                  const Sequences& sequences, const TileRange& tile,
-                                                  int64_t key_row) {
+__device__ inline FewSelected find_few_selected(const CudaLists& lists, const Sequences& sequences,
+                                                const TileRange& tile, int64_t key_row) {
   if (!lists.selected) return {};
   const int64_t s = sequences.packed() ? key_row * sequences.count() + tile.s : key_row;
   const int32_t count = lists.selected_count[s];
   if (count > kFewSelected) return {};
-  return {lists.selected + key_row * sequences.length + tile.range.begin, count};
+  return {lists.few_begin(sequences, tile.range, key_row), count};
 }
 
 }  // namespace hax::sparse_attention

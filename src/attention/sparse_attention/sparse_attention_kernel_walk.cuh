@@ -46,6 +46,7 @@ enum class Source {
   interval,  // neighbours
   dilated,
   list,   // of key selection
+  few,    // all keys ever selected
   order,  // key_order
 };
 
@@ -62,7 +63,8 @@ struct WalkPlan {
 
   Segment segments[kMaxSegments];
   int count;
-  const SelectedKey* list;  // of Source::list, whose keys count only in [list_begin, list_end)
+  const SelectedKey* few;  // of Source::few
+  const int32_t* list;     // of Source::list, whose keys count only in [list_begin, list_end)
   int32_t list_begin, list_end;
 
   __device__ void add(Source source, Rule rule, int64_t begin, int64_t end) {
@@ -73,6 +75,10 @@ struct WalkPlan {
   // Dilated keys in [begin, end): number x is key x d + d - 1.
   __device__ void add_dilated(Rule rule, int64_t begin, int64_t end, int64_t d) {
     add(Source::dilated, rule, begin / d, end / d);
+  }
+  __device__ void add_few(Rule rule, const FewSelected& selected) {
+    few = selected.keys;
+    add(Source::few, rule, 0, selected.length);
   }
   // Keys of the list in [begin, end), without dilated ones.
   __device__ void add_list(Rule rule, const SelectionList& selected, int64_t begin, int64_t end) {
@@ -212,11 +218,15 @@ class KeyWalk {
   __device__ Key read(int32_t x) const {
     const PatternView& view = shared_.view;
     if (segment_.source == Source::order) return {view.ordered(x), 0, x};
+    if (segment_.source == Source::few) {
+      const SelectedKey entry = shared_.plan.few[x];
+      return {entry.key, static_cast<uint32_t>(entry.eviction - entry.key),
+              view.rank_of(entry.key)};
+    }
     if (segment_.source == Source::list) {
-      const SelectedKey entry = shared_.plan.list[x];
-      const int32_t j = entry.key;
+      const int32_t j = shared_.plan.list[x];
       if (j < shared_.plan.list_begin || j >= shared_.plan.list_end || view.endless(j)) return {};
-      return {j, static_cast<uint32_t>(entry.eviction - j), view.rank_of(j)};
+      return {j, view.life(j), view.rank_of(j)};
     }
     if (segment_.source == Source::dilated) {
       x = static_cast<int32_t>((x + 1) * view.dilation - 1);

@@ -14,8 +14,9 @@ namespace hax::key_score {
 inline constexpr int64_t kMaxFeatures = 256;
 inline constexpr int64_t kTileTokens = 384;
 inline constexpr int64_t kCudaTileTokens = 128;
-inline constexpr int64_t kStep = 48;              // tokens that run through the MLP together
-inline constexpr int64_t kMaxGradientParts = 32;  // partial sums of the weights' gradients
+inline constexpr int64_t kCudaShortTokens = 2048;  // of sequences that one launch can score
+inline constexpr int64_t kStep = 48;               // tokens that run through the MLP together
+inline constexpr int64_t kMaxGradientParts = 32;   // partial sums of the weights' gradients
 
 // What forward and backward share.
 struct Inputs {
@@ -27,6 +28,16 @@ struct Inputs {
   Sequences sequences;
   Tensor q, k, W1, b1, W2, b2, W3, b3;
 
+  // CUDA: whether there can be sequences that one launch scores (without a gradient), and others.
+  HAX_EVERYWHERE bool one_launch() const {
+    return size_of(q.type) == 2 && features <= 32 && !sequence_norm;
+  }
+  HAX_EVERYWHERE bool short_rows() const {
+    return one_launch() && (sequences.packed() || !long_rows());
+  }
+  HAX_EVERYWHERE bool long_rows() const {
+    return !one_launch() || sequences.length > kCudaShortTokens;
+  }
   HAX_INLINE SequenceTiles tiles() const { return {sequences, kTileTokens}; }
   HAX_EVERYWHERE SequenceTiles cuda_tiles() const { return {sequences, kCudaTileTokens}; }
   HAX_EVERYWHERE int64_t width() const { return 2 * features; }

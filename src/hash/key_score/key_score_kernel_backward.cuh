@@ -54,19 +54,31 @@ __global__ void __launch_bounds__(kQueryThreads)
   if (count > 0) batch.flush();
 }
 
-// A thread for every gradient: adds the parts in order.
+inline constexpr int kReduceGradients = 32;  // of a block
+inline constexpr int kReduceGroups = kQueryThreads / kReduceGradients;
+
+// Adds the parts of each gradient: a group of threads takes neighbouring parts, and groups are added in order.
 __global__ void __launch_bounds__(kQueryThreads)
     reduce_kernel(const __grid_constant__ BackwardParams p,
                   const __grid_constant__ CudaBackwardPlan plan) {
+  __shared__ float sums[kReduceGroups][kReduceGradients];
   const BackwardShape shape(p);
-  const int64_t index = int64_t{blockIdx.x} * kQueryThreads + threadIdx.x;
-  if (index >= shape.gradient_floats()) return;
+  const int lane = threadIdx.x % kReduceGradients, group = threadIdx.x / kReduceGradients;
+  const int64_t index = int64_t{blockIdx.x} * kReduceGradients + lane;
   const int64_t row = index / shape.width, column = index % shape.width;
+  const bool used = index < shape.gradient_floats();
+  const int64_t first = plan.parts * group / kReduceGroups;
+  const int64_t last = used ? plan.parts * (group + 1) / kReduceGroups : first;
   float sum = 0.0f;
 #pragma unroll 8
-  for (int64_t part = 0; part < plan.parts; ++part) {
+  for (int64_t part = first; part < last; ++part) {
     sum += plan.gradients[part * shape.gradient_floats() + index];
   }
+  sums[group][lane] = sum;
+  __syncthreads();
+  if (group > 0 || !used) return;
+#pragma unroll
+  for (int g = 1; g < kReduceGroups; ++g) sum += sums[g][lane];
   const auto store = [&](const Tensor& to, int64_t offset) {
     if (to) static_cast<float*>(to.data)[offset] = sum;
   };

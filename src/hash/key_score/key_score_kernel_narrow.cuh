@@ -38,20 +38,30 @@ __device__ void pack_narrow(const Inputs& p, int index, uint32_t* to) {
   for (int piece = 0; piece < Pieces; ++piece) words[piece * kWarp] = {low[piece], high[piece]};
 }
 
-// sums += a times the weights of a step, for all outputs.
-template <int PiecesA, int Pieces>
-__device__ void add_step(float (&sums)[kNarrowBlocks][4], const uint32_t (&a)[PiecesA][4],
-                         const uint2* weights, int step) {
-  const uint2* words = weights + step * kNarrowBlocks * Pieces * kWarp + threadIdx.x % kWarp;
-#pragma unroll
-  for (int block = 0; block < kNarrowBlocks; ++block) {
-    uint32_t b[Pieces][2];
+// Weights of a layer in memory, as pack_narrow and pack_weights leave them.
+template <int Pieces>
+struct PackedWeights {
+  const uint2* words;
+
+  __device__ void operator()(uint32_t (&b)[Pieces][2], int step, int block) const {
 #pragma unroll
     for (int piece = 0; piece < Pieces; ++piece) {
-      const uint2 pair = __ldg(words + (block * Pieces + piece) * kWarp);
+      const int at = ((step * kNarrowBlocks + block) * Pieces + piece) * kWarp;
+      const uint2 pair = __ldg(words + at + threadIdx.x % kWarp);
       b[piece][0] = pair.x;
       b[piece][1] = pair.y;
     }
+  }
+};
+
+// sums += a times the weights of a step, for all outputs. weights(b, step, block): an operand.
+template <int Pieces, int PiecesA, class Weights>
+__device__ void add_step(float (&sums)[kNarrowBlocks][4], const uint32_t (&a)[PiecesA][4],
+                         const Weights& weights, int step) {
+#pragma unroll
+  for (int block = 0; block < kNarrowBlocks; ++block) {
+    uint32_t b[Pieces][2];
+    weights(b, step, block);
     device::mma_pieces(sums[block], sums[block], a, b);
   }
 }
@@ -65,6 +75,47 @@ __device__ inline void start_sums(float (&sums)[kNarrowBlocks][4], const float* 
   }
 }
 
+// A product's result, 16 columns from 16 step on, as the next one's first operand, as it is laid out
+// already. f: applied to each number.
+template <int Pieces, int Blocks, class F>
+__device__ void result_fragment(uint32_t (&a)[Pieces][4], const float (&result)[Blocks][4],
+                                int step, F&& f) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float* pair = result[2 * step + i / 2] + i % 2 * 2;
+    uint32_t pieces[Pieces];
+    device::split_bf16(pieces, f(pair[0]), f(pair[1]));
+#pragma unroll
+    for (int piece = 0; piece < Pieces; ++piece) a[piece][i] = pieces[piece];
+  }
+}
+
+// Scores, without b3, of tokens r and r + 8 of a warp from the first layer's sums.
+template <int Pieces, class Weights>
+__device__ void second_layer(float (&score)[2], float (&sums)[kNarrowBlocks][4],
+                             const Weights& weights, const float* b2, const float* W3, int lane) {
+  uint32_t hidden[kNarrowSteps][Pieces][4];
+#pragma unroll
+  for (int step = 0; step < kNarrowSteps; ++step) result_fragment(hidden[step], sums, step, relu);
+  start_sums(sums, b2, lane);
+#pragma unroll
+  for (int step = 0; step < kNarrowSteps; ++step) {
+    add_step<Pieces>(sums, hidden[step], weights, step);
+  }
+  score[0] = score[1] = 0.0f;
+#pragma unroll
+  for (int block = 0; block < kNarrowBlocks; ++block) {
+    const float2 weight = *reinterpret_cast<const float2*>(W3 + block * 8 + lane % 4 * 2);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      score[half] = fmaf(weight.x, relu(sums[block][2 * half]), score[half]);
+      score[half] = fmaf(weight.y, relu(sums[block][2 * half + 1]), score[half]);
+    }
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) score[half] = device::warp_sum<4>(score[half]);
+}
+
 // A block for every (slot of a tile, head), a warp for every 16 of its tokens.
 template <class T>
 __global__ void __launch_bounds__(kQueryThreads, 2)
@@ -76,6 +127,7 @@ __global__ void __launch_bounds__(kQueryThreads, 2)
   InputReader<T> reader(p, plan.query, blockIdx.x);
   const SequenceTiles::Tile& tile = reader.tile;
   if (tile.begin >= tile.end) return;
+  if (p.one_launch() && tile.range.length <= kCudaShortTokens) return;  // done already
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int features = static_cast<int>(p.features), feature = lane % 4 * kLaneFeatures;
   const int count = static_cast<int>(tile.end - tile.begin), row = warp * 16 + lane / 4;
@@ -91,10 +143,10 @@ __global__ void __launch_bounds__(kQueryThreads, 2)
   reader.read_sums(tile.begin, tile.end, queries, kNarrowRow, shared);
   if (warp * 16 >= count) return;
 
-  const auto* W1 = reinterpret_cast<const uint2*>(plan.weights);
-  const uint2* W2 = W1 + kNarrowSteps * kNarrowBlocks * kCount * kWarp;
-  const auto* b1 =
-      reinterpret_cast<const float*>(W2 + kNarrowSteps * kNarrowBlocks * kCount * kWarp);
+  constexpr int kWords = kNarrowSteps * kNarrowBlocks * kCount * kWarp;
+  const PackedWeights<kCount> W1{reinterpret_cast<const uint2*>(plan.weights)};
+  const PackedWeights<kCount> W2{W1.words + kWords};
+  const auto* b1 = reinterpret_cast<const float*>(W2.words + kWords);
   const float *b2 = b1 + kNarrowWidth, *W3 = b2 + kNarrowWidth;
   float sums[kNarrowBlocks][4];
   start_sums(sums, b1, lane);
@@ -102,7 +154,7 @@ __global__ void __launch_bounds__(kQueryThreads, 2)
   for (int step = 0; step < 2; ++step) {
     uint32_t a[kExactPieces<T>][4];
     feature_fragment(a, step, [&](int half, int i) { return keys[half][i]; });
-    add_step<kExactPieces<T>, kCount>(sums, a, W1, step);
+    add_step<kCount>(sums, a, W1, step);
   }
   float query[2][kLaneFeatures];
 #pragma unroll
@@ -128,39 +180,13 @@ __global__ void __launch_bounds__(kQueryThreads, 2)
   for (int step = 0; step < 2; ++step) {
     uint32_t a[kCount][4];
     feature_fragment(a, step, [&](int half, int i) { return query[half][i]; });
-    add_step<kCount, kCount>(sums, a, W1, 2 + step);
+    add_step<kCount>(sums, a, W1, 2 + step);
   }
-  // A product's result is laid out as the next one's first operand.
-  uint32_t hidden[kNarrowSteps][kCount][4];
-#pragma unroll
-  for (int step = 0; step < kNarrowSteps; ++step) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float* pair = sums[2 * step + i / 2] + i % 2 * 2;
-      uint32_t pieces[kCount];
-      device::split_bf16(pieces, relu(pair[0]), relu(pair[1]));
-#pragma unroll
-      for (int piece = 0; piece < kCount; ++piece) hidden[step][piece][i] = pieces[piece];
-    }
-  }
-  start_sums(sums, b2, lane);
-#pragma unroll
-  for (int step = 0; step < kNarrowSteps; ++step) {
-    add_step<kCount, kCount>(sums, hidden[step], W2, step);
-  }
-  float score[2] = {0.0f, 0.0f};
-#pragma unroll
-  for (int block = 0; block < kNarrowBlocks; ++block) {
-    const float2 weight = *reinterpret_cast<const float2*>(W3 + block * 8 + lane % 4 * 2);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      score[half] = fmaf(weight.x, relu(sums[block][2 * half]), score[half]);
-      score[half] = fmaf(weight.y, relu(sums[block][2 * half + 1]), score[half]);
-    }
-  }
+  float score[2];
+  second_layer<kCount>(score, sums, W2, b2, W3, lane);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const float sum = device::warp_sum<4>(score[half]) + *p.b3.at<float>(0);
+    const float sum = score[half] + *p.b3.at<float>(0);
     const int token = row + 8 * half;
     if (lane % 4 == 0 && token < count) {
       *p.score.at<float>(tile.range.row, reader.head, tile.range.begin + tile.begin + token) = sum;

@@ -4,6 +4,7 @@
 #include "device/launch.cuh"
 #include "hash/key_score/key_score_kernel_backward.cuh"
 #include "hash/key_score/key_score_kernel_prepare.cuh"
+#include "hash/key_score/key_score_kernel_short.cuh"
 
 namespace hax::key_score {
 
@@ -20,8 +21,8 @@ int64_t cuda_weight_words(const Inputs& p) { return mlp_shape(p).words(pieces_of
 
 CudaBackwardSizes cuda_backward_sizes(const Inputs& p) {
   const BackwardShape shape(p);
-  // About a block a multiprocessor; few where a part is large.
-  constexpr int64_t kParts = 132, kFloats = int64_t{8} << 20;
+  // Three blocks a multiprocessor, as gradients are few and a batch takes long; fewer where a part is large.
+  constexpr int64_t kParts = 396, kFloats = int64_t{8} << 20;
   const int64_t parts = std::max<int64_t>(8, std::min(kParts, kFloats / shape.gradient_floats()));
   return {3 * shape.matrix(), std::min(parts, p.cuda_tiles().slots() * p.heads),
           shape.gradient_floats()};
@@ -34,6 +35,16 @@ void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* str
   const MlpShape shape = mlp_shape(p);
   dispatch_float(p.q.type, [&](auto type) {
     using T = typename decltype(type)::type;
+    if constexpr (sizeof(T) == 2) {
+      if (p.short_rows()) {
+        const bool vectors = features_move_in_vectors(p.q) && features_move_in_vectors(p.k);
+        // Two neighbouring weights with one access; of an even number of features none stands alone.
+        const bool pairs = p.W1.type == p.W2.type && device::moves_in_vectors<2>(p.W1) &&
+                           device::moves_in_vectors<2>(p.W2) && p.features % 2 == 0;
+        launch(short_kernel<T>, tiles, kQueryThreads, 0, p, vectors, pairs);
+      }
+      if (!p.long_rows()) return;
+    }
     const int64_t packing = 2 * ceil_div(shape.steps * shape.blocks * kWarp, kQueryThreads);
     launch(prepare_kernel<T>, tiles + 1 + packing, kQueryThreads, 0, p, plan);
     scan(p, plan.query, launch);
@@ -57,7 +68,7 @@ void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* 
     scan(p, plan.query, launch);
     launch(gradient_kernel<T>, plan.parts, kQueryThreads, shape.shared_bytes(), p, plan);
   });
-  launch(reduce_kernel, ceil_div(shape.gradient_floats(), kQueryThreads), kQueryThreads, 0, p,
+  launch(reduce_kernel, ceil_div(shape.gradient_floats(), kReduceGradients), kQueryThreads, 0, p,
          plan);
 }
 

@@ -1,7 +1,7 @@
 // The best keys of each chunk, then of all chunks before it.
 #pragma once
 
-#include "hash/key_select/key_select_kernel.cuh"
+#include "hash/key_select/key_select_kernel_list.cuh"
 
 namespace hax::key_select {
 
@@ -109,12 +109,16 @@ __global__ void __launch_bounds__(kBestThreads)
   }
   __syncthreads();
   const uint64_t least = bound;
+  uint32_t reached = 0;  // keys that reach the bound
 #pragma unroll
-  for (int part = 0; part < kParts; ++part) {
-    if (best[part] < least) continue;
+  for (int i = 0; i < kBestKeys; ++i) {
+    if (order[i] >= order_of(least) && rank(i) >= least) reached |= 1u << i;
+  }
+  if (reached != 0) {
+    int to = atomicAdd(&count, __popc(reached));
 #pragma unroll
-    for (int i = part * kPart; i < (part + 1) * kPart; ++i) {
-      if (order[i] >= order_of(least) && rank(i) >= least) found[atomicAdd(&count, 1)] = rank(i);
+    for (int i = 0; i < kBestKeys; ++i) {
+      if (reached >> i & 1) found[to++] = rank(i);
     }
   }
   __syncthreads();
@@ -130,53 +134,6 @@ __global__ void __launch_bounds__(kBestThreads)
     if (above < Listed) out[Listed - 1 - above] = own;
   }
 }
-
-// Exchanges with the lane `distance` away and keeps the greater or the smaller value.
-__device__ inline uint64_t keep_one(uint64_t mine, int distance, bool greater) {
-  const uint64_t other = __shfl_xor_sync(0xffffffffu, mine, distance);
-  return (mine < other) == greater ? other : mine;
-}
-
-// A list of a warp: lane l holds places V l ... V l + V - 1, ascending.
-template <int V>
-struct RankList {
-  uint64_t rank[V] = {};
-
-  __device__ void load(const uint64_t* from, int lane) {
-#pragma unroll
-    for (int v = 0; v < V; ++v) rank[v] = from[lane * V + v];
-  }
-  __device__ void load_reversed(const uint64_t* from, int lane) {
-#pragma unroll
-    for (int v = 0; v < V; ++v) rank[v] = from[kWarp * V - 1 - (lane * V + v)];
-  }
-  __device__ void store(uint64_t* to, int lane) const {
-#pragma unroll
-    for (int v = 0; v < V; ++v) to[lane * V + v] = rank[v];
-  }
-
-  // Keeps the best of both lists (Batcher 1968: the greater ones of a list and a reversed one are
-  // bitonic).
-  __device__ void merge(const RankList& reversed, int lane) {
-#pragma unroll
-    for (int v = 0; v < V; ++v) rank[v] = max(rank[v], reversed.rank[v]);
-#pragma unroll
-    for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-#pragma unroll
-      for (int v = 0; v < V; ++v) rank[v] = keep_one(rank[v], distance, lane & distance);
-    }
-#pragma unroll
-    for (int distance = V / 2; distance > 0; distance /= 2) {
-#pragma unroll
-      for (int v = 0; v < V; ++v) {
-        if (v & distance) continue;
-        const uint64_t low = min(rank[v], rank[v + distance]);
-        rank[v + distance] = max(rank[v], rank[v + distance]);
-        rank[v] = low;
-      }
-    }
-  }
-};
 
 // A block for every (sequence, head): each chunk's best keys become those of all chunks before it.
 // A warp has a stretch of the chunks: their best first, then those of the stretches before, then

@@ -8,7 +8,9 @@
 namespace hax::key_select {
 
 inline constexpr int kWalkWarps = 4;
-inline constexpr int kWalkBatches = 8;  // of 32 keys, loaded together
+inline constexpr int kWalkKeys = 4 * kWarp;  // gone through together
+inline constexpr int kWalkAhead = 2;         // so often as many are being loaded
+inline constexpr int kWalkWaiting = 160;     // keys wait until there are so many
 
 // The n-th lowest of a mask's bits, counted from 1, which it must have.
 __device__ inline int select_bit(uint32_t mask, int n) {
@@ -29,7 +31,7 @@ __device__ inline int select_bit(uint32_t mask, int n) {
 template <int V>
 struct WalkMemory {
   uint64_t best[kWarp * V];  // ranks, ascending; zeros for places not yet taken
-  uint64_t pending[(kWalkBatches + 1) * kWarp];
+  uint64_t pending[kWalkWaiting + kWalkKeys];
 };
 
 template <int V>
@@ -117,37 +119,25 @@ struct Walk {
     __syncwarp();
   }
 
-  // Keys [begin, end) of the row.
+  // Keys [begin, end) of the row; begin is a multiple of 4. A lane has four neighbours.
   __device__ void keys(int64_t begin, int64_t end) {
-    const int count = static_cast<int>(end - begin);
-    const float* from = row.score + (begin + lane) * row.score_stride;
-    int32_t* to = row.eviction + (begin + lane) * row.eviction_stride;
-    const int64_t score_step = kWarp * row.score_stride;
-    const int64_t eviction_step = kWarp * row.eviction_stride;
-    float score[kWalkBatches];
-    load(score, from, score_step, count - lane);
-    for (int first = 0; first < count; first += kWalkBatches * kWarp) {
-      float next[kWalkBatches];
-      from += kWalkBatches * score_step;
-      load(next, from, score_step, count - lane - first - kWalkBatches * kWarp);
+    float ahead[kWalkAhead][4];
+    int64_t j = begin + 4 * lane;
 #pragma unroll
-      for (int i = 0; i < kWalkBatches; ++i) {
-        const int j = first + i * kWarp + lane;
-        const uint32_t order = order_of(score[i]);
-        const bool present = j < count, enters = present && order > threshold;
-        if (present && !enters) *to = static_cast<int32_t>(begin) + j;
-        to += eviction_step;
-        const uint32_t entering = __ballot_sync(0xffffffffu, enters);
-        if (entering == 0) continue;
-        if (enters) {
-          memory.pending[waiting + __popc(entering & ((1u << lane) - 1))] =
-              rank_of(order, static_cast<uint32_t>(begin) + j);
-        }
-        waiting += __popc(entering);
+    for (int i = 0; i < kWalkAhead; ++i) row.load(ahead[i], j + i * kWalkKeys, end);
+#pragma unroll 1
+    for (int64_t first = begin; first < end; first += kWalkKeys, j += kWalkKeys) {
+      float score[4];
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        score[e] = ahead[0][e];
+#pragma unroll
+        for (int i = 1; i < kWalkAhead; ++i) ahead[i - 1][e] = ahead[i][e];
       }
-      absorb_all(first + kWalkBatches * kWarp >= count);
-#pragma unroll
-      for (int i = 0; i < kWalkBatches; ++i) score[i] = next[i];
+      row.load(ahead[kWalkAhead - 1], j + kWalkAhead * kWalkKeys, end);
+      take(score, j, end);
+      const bool last = first + kWalkKeys >= end;
+      if (waiting >= kWalkWaiting || last) absorb_all(last);
     }
   }
 
@@ -159,13 +149,31 @@ struct Walk {
   }
 
  private:
-  // Scores of 32 keys each; `count` of them exist from this lane's first on.
-  __device__ void load(float (&score)[kWalkBatches], const float* from, int64_t step,
-                       int count) const {
+  // Keys j ... j + 3 of each lane: they leave, or wait.
+  __device__ void take(const float (&score)[4], int64_t j, int64_t end) {
+    const bool whole = j + 4 <= end;
+    // NaN ranks lowest, and so do maxima of nothing else.
+    const float greatest = fmaxf(fmaxf(score[0], score[1]), fmaxf(score[2], score[3]));
+    const bool some = !whole || order_of(greatest) > threshold;
+    if (!some) row.evict_four(j);
+    if (!__any_sync(0xffffffffu, some)) return;
+    uint32_t order[4], entering[4];
+    int before = 0;
 #pragma unroll
-    for (int i = 0; i < kWalkBatches; ++i) {
-      score[i] = i * kWarp < count ? from[i * step] : 0.0f;
+    for (int i = 0; i < 4; ++i) {
+      order[i] = j + i < end ? order_of(score[i]) : 0;
+      entering[i] = __ballot_sync(0xffffffffu, order[i] > threshold);
+      before += __popc(entering[i] & ((1u << lane) - 1));
+      if (some && order[i] != 0 && order[i] <= threshold) row.evict(j + i, j + i);
     }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (order[i] > threshold) {
+        memory.pending[waiting + before++] = rank_of(order[i], static_cast<uint32_t>(j + i));
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) waiting += __popc(entering[i]);
   }
 };
 

@@ -2,6 +2,7 @@
 #include "device/launch.cuh"
 #include "hash/key_select/key_select_kernel_best.cuh"
 #include "hash/key_select/key_select_kernel_large.cuh"
+#include "hash/key_select/key_select_kernel_short.cuh"
 
 namespace hax::key_select {
 
@@ -13,11 +14,12 @@ void cuda_forward(const Params& p, const Plan& plan, void* stream) {
   dispatch_value<1, 2, 4, 8>(plan.listed / kWarp, [&](auto v) {
     constexpr int V = v.value, kListed = kWarp * V;
     const int64_t chunks = p.chunks().slots() * p.heads;
-    if (plan.several) {
-      launch(best_kernel<kListed>, chunks, kBestThreads, 0, p, plan);
-      launch(scan_kernel<V>, rows, kScanWarps * kWarp, kScanWarps * kListed * sizeof(uint64_t), p,
-             plan);
+    if (!plan.several) {
+      return launch(short_kernel<V>, rows, kShortThreads, sizeof(ShortMemory<V>), p);
     }
+    launch(best_kernel<kListed>, chunks, kBestThreads, 0, p, plan);
+    launch(scan_kernel<V>, rows, kScanWarps * kWarp, kScanWarps * kListed * sizeof(uint64_t), p,
+           plan);
     launch(walk_kernel<V>, ceil_div(chunks, kWalkWarps), kWalkWarps * kWarp, 0, p, plan);
   });
 }

@@ -105,14 +105,10 @@ __device__ void count_below(int (&below)[kRounds], const Key* keys, const Key (&
   }
 }
 
-// A block for every (sequence, key head).
+// A key head of a sequence, with its query heads. By all threads of a block.
 template <class Key>
-__global__ void __launch_bounds__(kShortThreads) short_kernel(const __grid_constant__ Params p) {
-  extern __shared__ uint4 memory[];
-  auto& shared = *reinterpret_cast<ShortMemory<Key>*>(memory);
-  const int64_t key_head = blockIdx.x % p.key_heads;
-  const Sequences::Range range = p.sequences.range(blockIdx.x / p.key_heads);
-  if (range.length == 0 || range.length > kCudaShortTokens) return;
+__device__ void bucket_short(const Params& p, const Sequences::Range& range, int64_t key_head,
+                             ShortMemory<Key>& shared) {
   const Share share(range.length);
   const int64_t group = p.query_heads / p.key_heads;
   const auto load = [&](Key(&key)[kRounds], const Tensor& code, int64_t head) {
@@ -151,6 +147,15 @@ __global__ void __launch_bounds__(kShortThreads) short_kernel(const __grid_const
       *p.end.at<int32_t>(range.row, head, range.begin + t) = last;
     }
   }
+}
+
+// A block for every (sequence, key head).
+template <class Key>
+__global__ void __launch_bounds__(kShortThreads) short_kernel(const __grid_constant__ Params p) {
+  extern __shared__ uint4 memory[];
+  const Sequences::Range range = p.sequences.range(blockIdx.x / p.key_heads);
+  if (range.length == 0 || range.length > kCudaShortTokens) return;
+  bucket_short(p, range, blockIdx.x % p.key_heads, *reinterpret_cast<ShortMemory<Key>*>(memory));
 }
 
 }  // namespace hax::lsh_bucket

@@ -25,9 +25,13 @@ CudaPlan plan_cuda(const Params& p, Workspace& workspace) {
   const int64_t keys = plan.long_rows ? p.sequences.batch * p.key_heads * p.sequences.length : 0;
   const int64_t tiles = plan.long_rows ? p.cuda_tiles().slots() * p.key_heads : 0;
   const bool wide = p.num_bits > 32;
-  for (void*& codes : plan.codes) codes = workspace.take<uint32_t>(wide ? 2 * keys : keys);
-  for (int32_t*& positions : plan.positions) {
-    positions = workspace.take<int32_t>(p.num_bits > kDigitBits ? keys : 0);
+  // Nobody needs the sorted codes of a single digit, and the last digit's positions are key_order.
+  const int digits = (p.num_bits + kDigitBits - 1) / kDigitBits;
+  for (void*& codes : plan.codes) {
+    codes = workspace.take<uint32_t>(digits == 1 ? 0 : wide ? 2 * keys : keys);
+  }
+  for (int i = 0; i < 2; ++i) {
+    plan.positions[i] = workspace.take<int32_t>(digits > i + 1 ? keys : 0);
   }
   plan.starts = workspace.take<int32_t>(keys);
   plan.counts = workspace.take<uint32_t>(tiles * kDigitValues);

@@ -78,5 +78,7 @@ template <CpuLevel level>
 void cpu_forward(const Params&, const Plan&, int num_threads);
 
 void cuda_forward(const Params&, const CudaPlan&, void* stream);
+// Two inputs with one R in one launch, where no sequence can be long. They need no workspace.
+void cuda_forward_both(const Params&, const Params&, void* stream);
 
 }  // namespace hax::lsh_hash

@@ -7,7 +7,6 @@
 namespace hax::lsh_hash {
 
 inline constexpr int kShortWarps = 16;
-inline constexpr int kShortParts = 2;
 inline constexpr int kShortThreads = kShortWarps * kWarp;
 
 // Mean, what it lacks and scale of each feature of a head of a sequence, by all threads: a thread
@@ -70,16 +69,28 @@ inline int64_t sum_bytes(int64_t features) {
   return kShortWarps * lanes * kLaneFeatures * static_cast<int64_t>(sizeof(Sums));
 }
 
-// kShortParts blocks for every (sequence, head), each with all statistics and a part of the tokens.
-// norms_at: bytes of shared memory that sums and later R take.
+// One or two inputs that share R and shapes, all but the number of heads. `parts` blocks take each
+// head of a sequence.
+struct ShortInputs {
+  Params of[2];
+  int64_t rows[2];  // sequences times heads
+  int parts;
+};
+
+// Each block computes all statistics and projects a part of the tokens. norms_at: bytes of shared
+// memory that sums and later R take.
 template <class T, int Columns>
 __global__ void __launch_bounds__(kShortThreads)
-    short_kernel(const __grid_constant__ Params p, bool vectors, int64_t norms_at) {
+    short_kernel(const __grid_constant__ ShortInputs inputs, bool vectors, int64_t norms_at) {
   extern __shared__ uint4 memory[];
-  const int64_t part = blockIdx.x % kShortParts, row = blockIdx.x / kShortParts;
+  int64_t row = blockIdx.x / inputs.parts;
+  const int64_t part = blockIdx.x % inputs.parts;
+  const bool second = row >= inputs.rows[0];
+  if (second) row -= inputs.rows[0];
+  const Params& p = inputs.of[second];
   const int64_t s = row / p.heads, head = row % p.heads;
   const Sequences::Range range = p.sequences.range(s);
-  const int64_t each = round_up(ceil_div(range.length, kShortParts), kRows);
+  const int64_t each = round_up(ceil_div(range.length, inputs.parts), kRows);
   const int64_t begin = part * each, end = min(begin + each, range.length);
   if (begin >= end || range.length > kCudaShortTokens) return;
   uint2* R = reinterpret_cast<uint2*>(memory);

@@ -23,10 +23,24 @@ size_t project_bytes(const Params& p, int columns) {
 }
 
 template <class T, int Columns>
-void run_short(const Params& p, bool vectors, const device::Launcher& launch) {
+void run_short(const Params& p, const Params* other, bool vectors, const device::Launcher& launch) {
+  constexpr int64_t kFewRows = 96;  // that leave multiprocessors free
+  const auto rows_of = [](const Params& of) { return of.sequences.count() * of.heads; };
+  ShortInputs inputs = {{p, other ? *other : p}, {rows_of(p), other ? rows_of(*other) : 0}, 1};
+  const int64_t rows = inputs.rows[0] + inputs.rows[1];
+  if (rows < kFewRows) inputs.parts = 2;
   const int64_t norms_at = std::max(projection_bytes(p, Columns), sum_bytes(p.features));
-  launch(short_kernel<T, Columns>, p.sequences.count() * p.heads * kShortParts, kShortThreads,
-         norms_at + 3 * norm_row(p.features) * sizeof(float), p, vectors, norms_at);
+  launch(short_kernel<T, Columns>, rows * inputs.parts, kShortThreads,
+         norms_at + 3 * norm_row(p.features) * sizeof(float), inputs, vectors, norms_at);
+}
+
+// Calls f(type, columns) with what the kernels are compiled for. Columns of 8 bits: as many as a
+// code of 16 or a panel of 32 bits has.
+template <class F>
+void dispatch(const Params& p, F&& f) {
+  dispatch_float(p.x.type, [&](auto type) {
+    dispatch_value<2, 4>(p.bits <= 16 ? 2 : 4, [&](auto columns) { f(type, columns); });
+  });
 }
 
 template <class T, int Columns>
@@ -50,13 +64,22 @@ void cuda_forward(const Params& p, const CudaPlan& plan, void* stream) {
   const device::Launcher launch(p.device, stream, Forward::name);
   if (p.sequences.batch * p.heads * p.sequences.length == 0) return;
   const bool vectors = features_move_in_vectors(p.x);
-  dispatch_float(p.x.type, [&](auto type) {
+  dispatch(p, [&](auto type, auto columns) {
     using T = typename decltype(type)::type;
-    // Columns of 8 bits: as many as a code of 16 or a panel of 32 bits has.
-    dispatch_value<2, 4>(p.bits <= 16 ? 2 : 4, [&](auto columns) {
-      if (p.short_rows()) run_short<T, columns.value>(p, vectors, launch);
-      if (p.long_rows()) run_tiles<T, columns.value>(p, plan, vectors, launch);
-    });
+    if (p.short_rows()) {
+      run_short<T, columns.value>(p, nullptr, vectors, launch);
+    }
+    if (p.long_rows()) run_tiles<T, columns.value>(p, plan, vectors, launch);
+  });
+}
+
+void cuda_forward_both(const Params& p, const Params& other, void* stream) {
+  const device::Launcher launch(p.device, stream, Forward::name);
+  if (p.sequences.batch * p.heads * p.sequences.length == 0) return;
+  const bool vectors = features_move_in_vectors(p.x) && features_move_in_vectors(other.x);
+  dispatch(p, [&](auto type, auto columns) {
+    using T = typename decltype(type)::type;
+    run_short<T, columns.value>(p, &other, vectors, launch);
   });
 }
 
