@@ -13,6 +13,7 @@ constexpr int64_t kFewestTokens = 128, kMostTokens = 4096;
 CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) {
   constexpr int64_t kChannels = 16, kStates = 16, kTile = 8;
   CudaForwardPlan plan;
+  if (!kChooseSegments) return plan;
   if (p.u.type != Type::bf16 || p.states != kStates || p.sequences.packed() || p.checkpoints) {
     return plan;
   }
