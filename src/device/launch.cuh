@@ -52,6 +52,22 @@ class Launcher {
   template <class... Parameters, class... Args>
   void operator()(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, size_t shared_bytes,
                   const Args&... args) const {
+    launch(kernel, blocks, threads, shared_bytes, false, args...);
+  }
+
+  // The same for a kernel that calls wait_for_previous() before it touches memory: it may start while the one
+  // before in the stream ends.
+  template <class... Parameters, class... Args>
+  void early(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, size_t shared_bytes,
+             const Args&... args) const {
+    launch(kernel, blocks, threads, shared_bytes, attribute(cudaDevAttrComputeCapabilityMajor) >= 9,
+           args...);
+  }
+
+ private:
+  template <class... Parameters, class... Args>
+  void launch(void (*kernel)(Parameters...), int64_t blocks, dim3 threads, size_t shared_bytes,
+              bool early, const Args&... args) const {
     if (blocks <= 0) return;
     if (blocks > std::numeric_limits<int32_t>::max()) {
       fail(HAX_ERROR_UNSUPPORTED, function_, ": the tensors are too large: they would need ",
@@ -65,15 +81,19 @@ class Launcher {
                                  static_cast<int>(shared_bytes)),
             function_, "shared memory of a kernel");
     }
+    cudaLaunchAttribute overlap = {};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(static_cast<unsigned>(blocks));
     config.blockDim = threads;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream_;
+    config.attrs = &overlap;
+    config.numAttrs = early ? 1 : 0;
     check(cudaLaunchKernelEx(&config, kernel, Parameters(args)...), function_, "launch");
   }
 
- private:
   int attribute(cudaDeviceAttr name) const {
     int value = 0;
     check(cudaDeviceGetAttribute(&value, name, device_), function_, "cudaDeviceGetAttribute");

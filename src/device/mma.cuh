@@ -27,6 +27,16 @@ __device__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_
   }
 }
 
+// d = a b with a 16 x 8 (row-major), b 8 x 8 (column-major), both bf16, d 16 x 8 in fp32: the first half of the
+// registers of 16 x 8 x 16.
+__device__ inline void mma_16x8x8_bf16(float (&d)[4], const uint32_t (&a)[2], uint32_t b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+      "{%7,%7,%7,%7};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b), "f"(0.0f));
+}
+
 // d += a b with a 16 x 8 (row-major), b 8 x 8 (column-major) in tf32, d 16 x 8 in fp32. Lane 4 r + c holds of a: (r, c),
 // (r + 8, c), (r, c + 4), (r + 8, c + 4); of b: (c, r), (c + 4, r).
 __device__ inline void mma_16x8x8_tf32(float (&d)[4], const uint32_t (&a)[4],

@@ -11,6 +11,7 @@ struct Slots {
   Tensor dst;  // none: the state goes back where it came from
 
   // Slot sequence b starts from; negative: a padding entry.
+  HAX_EVERYWHERE bool named() const { return static_cast<bool>(src); }
   HAX_EVERYWHERE int64_t source(int64_t b) const { return src ? *src.at<int32_t>(b) : b; }
 
   // Slot that receives sequence b's state after token t of `tokens`; negative: none.

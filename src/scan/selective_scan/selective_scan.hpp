@@ -44,6 +44,11 @@ struct StepParams : Inputs {
   Slots slots;
 };
 
+struct ForwardPlan {
+  ScanForwardPlan cpu;
+  CudaForwardPlan cuda;
+};
+
 struct BackwardPlan {
   ScanBackwardPlan cpu;
   CudaBackwardPlan cuda;
@@ -53,8 +58,8 @@ struct Forward {
   using Args = hax_selective_scan_forward_args;
   static constexpr const char* name = "hax_selective_scan_forward";
   static ForwardParams check(Checker&, const Args&);
-  static ScanForwardPlan plan(const ForwardParams&, const Context&, Workspace&);
-  static void run(const ForwardParams&, const ScanForwardPlan&, const Context&, void* stream);
+  static ForwardPlan plan(const ForwardParams&, const Context&, Workspace&);
+  static void run(const ForwardParams&, const ForwardPlan&, const Context&, void* stream);
 };
 
 struct Backward {
@@ -128,8 +133,9 @@ void cpu_backward(const BackwardParams&, const ScanBackwardPlan&, int num_thread
 template <CpuLevel level>
 void cpu_step(const StepParams&, const ScanForwardPlan&, int num_threads);
 
+CudaForwardPlan plan_cuda_forward(const ForwardParams&, Workspace&);
 CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
-void cuda_forward(const ForwardParams&, void* stream);
+void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
 void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 void cuda_step(const StepParams&, void* stream);
 

@@ -3,13 +3,14 @@
 
 #include "scan/selective_scan/selective_scan_kernel_forward_pairs.cuh"
 #include "scan/selective_scan/selective_scan_kernel_forward_ring.cuh"
+#include "scan/selective_scan/selective_scan_kernel_forward_segments.cuh"
 
 namespace hax::selective_scan {
 
 template <class Scan>
 inline constexpr int kForwardThreads = Scan::kWarps* device::kWarp;
 
-// A block for every (sequence, block of channels), channels fastest. Scan: RingScan or PairsScan.
+// A block for every (sequence, block of channels), channels fastest. Scan: RingScan, PairsScan or TensorScan.
 template <class Scan>
 __global__ void __launch_bounds__(kForwardThreads<Scan>, 512 / kForwardThreads<Scan>)
     forward_kernel(const __grid_constant__ ForwardParams p,
@@ -17,9 +18,10 @@ __global__ void __launch_bounds__(kForwardThreads<Scan>, 512 / kForwardThreads<S
   using S = typename Scan::S;
   extern __shared__ __align__(16) unsigned char memory[];
   auto* const shared = reinterpret_cast<typename Scan::Shared*>(memory);
-  const int ring = S::kChannels == 1 ? layout.ring : 1;
+  const int ring = layout.ring;
   const int warp = settled(static_cast<int>(threadIdx.x / device::kWarp));
   const int turn = warp % ring, side = warp / ring;
+  Scan::prepare_shared(shared[warp]);
   const BlockChannels block(p, blockIdx.x % layout.blocks, Scan::kWarps / ring * S::kWidth);
   if (side * S::kWidth >= block.count) return;
   const int64_t s = blockIdx.x / layout.blocks;

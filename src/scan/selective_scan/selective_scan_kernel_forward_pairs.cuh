@@ -28,6 +28,8 @@ class PairsScan : public WarpScan<S_> {
                        int /*turn*/, Shared& own)
       : Base(params, layout, block, range, side), own_(own) {}
 
+  __device__ static void prepare_shared(Shared&) {}
+
   // All of the sequence, from the lanes' state on.
   __device__ void run() {
     const int chunks = this->chunks();

@@ -4,8 +4,7 @@
 // The arithmetic is that of one warp alone.
 #pragma once
 
-#include "device/mma.cuh"
-#include "device/named_barrier.cuh"
+#include "device/mbarrier.cuh"
 #include "scan/selective_scan/selective_scan_kernel_forward_source.cuh"
 
 namespace hax::selective_scan {
@@ -14,41 +13,31 @@ template <class S>
 using RingSource = std::conditional_t<S::kVectors, AsyncSource<S>, RegisterSource<S>>;
 
 template <class S>
-struct alignas(16) RingWarp : ForwardWarp<S> {
+struct alignas(16) RingWarp {
+  std::conditional_t<kTensor<S>, RingSteps<S>, ForwardWarp<S>> chunk;
   typename RingSource<S>::Shared source;
-  // The state before the warp's next chunk, from the one before in the ring.
+  // The state before the warp's next chunk, from the one before in the ring, and whether it is there.
   alignas(16) float state[device::kWarp][S::kStates];
+  uint64_t full;
 };
 
 // Sums over n for a lane's own elements, from the states of the chunk.
 template <class S>
 __device__ void sum_states(float (&y)[S::kOwn][1], const float* C,
-                           const float (&h)[S::kTokens][1][S::kStates], int part, int row) {
-  if constexpr (kTensorSums<S>) {
-    static_assert(S::kOwn == 2 && S::kTokens == 8);
-    float column[4];
-    load_row(column, C + (row / 2 + row % 2 * 4) * S::kAllStates + part * 4);
+                           const float (&h)[S::kTokens][1][S::kStates], int part) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float4 sums = tensor_sums(h[i][0], h[i + 4][0], column);
-      y[0][0] = i == 0 || part == i ? sums.x : y[0][0];
-      y[1][0] = i == 0 || part == i ? sums.w : y[1][0];
+  for (int i = 0; i < S::kOwn; ++i) {
+    float sums[S::kSummed];
+#pragma unroll
+    for (int j = 0; j < S::kSummed; ++j) {
+      const int token = i * S::kLanes + j;
+      float at[S::kStates];
+      load_row(at, C + token * S::kAllStates + part * S::kStates);
+      sums[j] = at[0] * h[token][0][0];
+#pragma unroll
+      for (int k = 1; k < S::kStates; ++k) sums[j] += at[k] * h[token][0][k];
     }
-  } else {
-#pragma unroll
-    for (int i = 0; i < S::kOwn; ++i) {
-      float sums[S::kSummed];
-#pragma unroll
-      for (int j = 0; j < S::kSummed; ++j) {
-        const int token = i * S::kLanes + j;
-        float at[S::kStates];
-        load_row(at, C + token * S::kAllStates + part * S::kStates);
-        sums[j] = at[0] * h[token][0][0];
-#pragma unroll
-        for (int k = 1; k < S::kStates; ++k) sums[j] += at[k] * h[token][0][k];
-      }
-      y[i][0] = device::warp_sums<S::kLanes>(sums, part);
-    }
+    y[i][0] = device::warp_sums<S::kLanes>(sums, part);
   }
 }
 
@@ -70,9 +59,12 @@ class RingScan : public WarpScan<S_> {
       : Base(params, layout, block, range, side),
         turn_(turn),
         own_(own),
-        next_((&own)[turn + 1 < layout.ring ? 1 : -turn]),
-        barrier_(settled(static_cast<int>(threadIdx.x / device::kWarp) + 1)),
-        next_barrier_(settled(turn + 1 < layout.ring ? barrier_ + 1 : barrier_ - turn)) {}
+        next_((&own)[turn + 1 < layout.ring ? 1 : -turn]) {}
+
+  __device__ static void prepare_shared(Shared& own) {
+    if (threadIdx.x % device::kWarp == 0) device::init_mbarrier(own.full, device::kWarp);
+    __syncthreads();
+  }
 
   // All of the sequence, from the lanes' state on, which the ring's first warp has.
   __device__ void run() {
@@ -82,21 +74,26 @@ class RingScan : public WarpScan<S_> {
     RingSource<S> source(*this, own_.source, first, turn_, ring);
     Stream<S> y_stream(p.y, this->layout.y, this->range.row, first + lane.part % kTokens,
                        this->channel);
-    if (turn_ == 0) pass(own_, barrier_);
+    if (turn_ == 0) pass(own_);
 #pragma unroll 1
     for (int chunk = turn_; chunk < chunks; chunk += ring) {
       const int tokens = this->chunk_tokens(chunk);
       Elements<S> u, delta, z;
-      source.open(own_.states[0][0]);
-      source.steps(u, delta);
-      share_steps(own_.pairs, u, delta, this->bias, p.softplus, lane.part, row, tokens);
-      __syncwarp();
-      source.ahead(chunk);
-
       States h[kTokens];
-      follow(h);
       float y[S::kOwn][1];
-      sum_states<S>(y, own_.states[1][0], h, lane.part, row);
+      if constexpr (kTensor<S>) {
+        source.open();
+        source.steps(u, delta);
+        follow_products(h, y, source, u, delta, tokens, chunk);
+      } else {
+        source.open(own_.chunk.states[0][0]);
+        source.steps(u, delta);
+        share_steps(own_.chunk.pairs, u, delta, this->bias, p.softplus, lane.part, row, tokens);
+        __syncwarp();
+        source.ahead(chunk);
+        follow(h);
+        sum_states<S>(y, own_.chunk.states[1][0], h, lane.part);
+      }
       source.outputs(u, z);
 #pragma unroll
       for (int i = 0; i < S::kOwn; ++i) {
@@ -114,29 +111,94 @@ class RingScan : public WarpScan<S_> {
   // The states after each of a chunk's tokens; that before it comes from the ring, the last goes on there.
   __device__ void follow(States (&h)[kTokens]) {
     float2 pairs[kTokens][1];
-    own_.pairs.load(pairs, row);
+    own_.chunk.pairs.load(pairs, row);
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
       for_each_state([&](int m, int k) { h[i][m][k] = decay<S>(pairs[i][m].x * lane.rate[m][k]); });
     }
     have_ready(h);
-    device::wait_at_barrier(barrier_, 2 * device::kWarp);
+    take_turn(h, [&](int i, float(&x)[S::kStates]) {
+      load_row(x, &own_.chunk.states[0][i][lane.part * S::kStates]);
+#pragma unroll
+      for (float& value : x) value *= pairs[i][0].y;
+    });
+  }
+
+  __device__ void follow_products(States (&h)[kTokens], float (&y)[S::kOwn][1],
+                                  RingSource<S>& source, const Elements<S>& u,
+                                  const Elements<S>& delta, int tokens, int chunk) {
+    static_assert(S::kOwn == 2 && kTokens == 8);
+    uint32_t dtu[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float plain = delta.at[i].get(0) + this->bias[0];
+      const float soft = settled(step_size<S>(plain, true));
+      float dt = p.softplus ? soft : plain;
+      if (lane.part + 4 * i >= tokens) dt = 0.0f;
+      own_.chunk.store(lane.part + 4 * i, row, dt);
+      dtu[i] = split_bf16(dt * u.at[i].get(0));
+    }
+    const InputColumns B[2] = {InputColumns(source.input_states(lane.part, row)),
+                               InputColumns(source.input_states(lane.part + 4, row))};
+    const SumColumn C(source.sum_states(row / 2 + row % 2 * 4, lane.part));
+    __syncwarp();
+    source.ahead(chunk);
+    float dt[kTokens];
+    own_.chunk.load(dt, row);
+    float x[kTokens][4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const bool own = lane.part == i;
+      const uint32_t both[4] = {own ? dtu[0] : 0, 0, 0, own ? dtu[1] : 0};
+      float even[4] = {}, odd[4] = {};
+      const uint32_t evens[2] = {B[0].even, B[1].even}, odds[2] = {B[0].odd, B[1].odd};
+      device::mma_16x8x16<bf16>(even, both, evens);
+      device::mma_16x8x16<bf16>(odd, both, odds);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        x[i][k] = k % 2 ? odd[k / 2] : even[k / 2];
+        x[i + 4][k] = k % 2 ? odd[2 + k / 2] : even[2 + k / 2];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      for_each_state([&](int m, int k) { h[i][m][k] = decay<S>(dt[i] * lane.rate[m][k]); });
+    }
+    have_ready(h);
+    take_turn(h, [&](int i, float(&to)[S::kStates]) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) to[k] = x[i][k];
+    });
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float sums[4];
+      tensor_sums(sums, h[i][0], h[i + 4][0], C);
+      y[0][0] = i == 0 || lane.part == i ? sums[0] : y[0][0];
+      y[1][0] = i == 0 || lane.part == i ? sums[3] : y[1][0];
+    }
+  }
+
+  // h: decays before, states after. inputs(i, x): what token i adds to the lane's states.
+  template <class Inputs>
+  __device__ void take_turn(States (&h)[kTokens], Inputs&& inputs) {
+    device::wait(own_.full, parity_);
     load_row(lane.h[0], own_.state[thread]);
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
-      float B[S::kStates];
-      load_row(B, &own_.states[0][i][lane.part * S::kStates]);
+      float x[S::kStates];
+      inputs(i, x);
       for_each_state([&](int m, int k) {
-        lane.h[m][k] = decayed<S>(h[i][m][k], lane.h[m][k], pairs[i][m].y * B[k]);
+        lane.h[m][k] = decayed<S>(h[i][m][k], lane.h[m][k], x[k]);
         h[i][m][k] = lane.h[m][k];
       });
     }
-    pass(next_, next_barrier_);
+    pass(next_);
+    parity_ ^= 1;
   }
 
-  __device__ void pass(Shared& to, int barrier) const {
+  __device__ void pass(Shared& to) const {
     store_row(to.state[thread], lane.h[0]);
-    device::arrive_at_barrier(barrier, 2 * device::kWarp);
+    device::arrive(to.full);
   }
 
   // Never stores anything, but the compiler cannot know: it has the decays worked out before the wait for the
@@ -181,7 +243,7 @@ class RingScan : public WarpScan<S_> {
 
   const int turn_;
   Shared &own_, &next_;
-  const int barrier_, next_barrier_;
+  uint32_t parity_ = 0;
 };
 
 }  // namespace hax::selective_scan

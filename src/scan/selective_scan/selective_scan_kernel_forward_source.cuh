@@ -77,6 +77,10 @@ class AsyncSource {
     for (int i = 0; i + 1 < kSlots; ++i) fetch(slots_[i], turn + i * ring);
   }
 
+  __device__ void open() {
+    device::wait_for_copies<kSlots - 2>();
+    __syncwarp();
+  }
   __device__ void open(float* states) {
     device::wait_for_copies<kSlots - 2>();
     // What the lane has copied itself.
@@ -87,6 +91,15 @@ class AsyncSource {
     }
     states_.store(states, rows);
     __syncwarp();
+  }
+  // B of a token's states 2 pair and 2 pair + 1, C of its states 4 quad to 4 quad + 3.
+  __device__ uint32_t input_states(int token, int pair) const {
+    return *reinterpret_cast<const uint32_t*>(
+        &slots_[slot_].states[token * S::kAllStates + pair * 2]);
+  }
+  __device__ uint2 sum_states(int token, int quad) const {
+    return *reinterpret_cast<const uint2*>(
+        &slots_[slot_].states[(S::kTokens + token) * S::kAllStates + quad * 4]);
   }
   __device__ void steps(Elements<S>& u, Elements<S>& delta) const {
     read(u, slots_[slot_].u);

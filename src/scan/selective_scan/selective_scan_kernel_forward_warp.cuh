@@ -1,8 +1,7 @@
 // What the forward's warps share, whichever way they go through their chunks.
 #pragma once
 
-#include "device/mma.cuh"
-#include "scan/selective_scan/selective_scan_kernel_warp.cuh"
+#include "scan/selective_scan/selective_scan_kernel_forward_products.cuh"
 
 namespace hax::selective_scan {
 
@@ -11,7 +10,14 @@ struct ForwardLayout {
   unsigned blocks;
   int ring;
   Strides u, delta, z, y;
-  int64_t B, C;  // a ring's chunks, in bytes
+  int64_t B, C;     // a ring's chunks, in bytes
+  int64_t B_lanes;  // four tokens
+  // Segments of a sequence, in walks of so many tokens. By segments of all sequences: what they have made of a state
+  // of zeros, the state carried into them; the steps' sums up to the end of each walk.
+  unsigned segments, walks;
+  int64_t walk;
+  Tensor made, carried;  // (segments, D, N)
+  Tensor elapsed;        // (segments, walks, D)
 };
 
 template <class S>
@@ -51,27 +57,6 @@ __device__ void share_steps(ChunkPairs<S>& pairs, const Elements<S>& u, const El
     }
     if (S::kTokens >= S::kLanes || token < S::kTokens) pairs.store(token, row, values);
   }
-}
-
-// Whether tensor cores take the sums of C h over n. They cut h off to tf32's 11 bits, against bf16's 8 of y.
-template <class S>
-inline constexpr bool kTensorSums =
-    type_of<typename S::T> == Type::bf16&& S::kLanes == 4 && S::kStates == 4 && S::kTokens == 8;
-
-// Sums over n, of all four lanes of a channel: those of `upper` and `lower`, each with the C of a token, which is
-// that of column 2 part of the products for the one, column 2 part + 1 for the other; C: of the token whose column
-// the lane gives, thread / 4.
-__device__ inline float4 tensor_sums(const float (&upper)[4], const float (&lower)[4],
-                                     const float (&C)[4]) {
-  float d[4] = {};
-#pragma unroll
-  for (int k = 0; k < 4; k += 2) {
-    const uint32_t a[4] = {__float_as_uint(upper[k]), __float_as_uint(lower[k]),
-                           __float_as_uint(upper[k + 1]), __float_as_uint(lower[k + 1])};
-    const uint32_t b[2] = {__float_as_uint(C[k]), __float_as_uint(C[k + 1])};
-    device::mma_16x8x8_tf32(d, a, b);
-  }
-  return make_float4(d[0], d[1], d[2], d[3]);
 }
 
 // What a warp holds for its part in a sequence.
@@ -122,16 +107,26 @@ struct WarpScan {
     return chunk < chunks() - 1 ? kTokens : chunk == chunks() - 1 ? tail : 0;
   }
 
+  // What sums lose on average where their terms are cut off to tf32.
+  static constexpr float kCut = kTensor<S> ? 1.0f + 0.7213f / 2048 : 1.0f;
+
   // y of the lane's own elements i from their sums over n.
   __device__ void finish(float (&y)[kChannels], int i, const Elements<S>& u,
                          const Elements<S>& z) const {
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
-      // What sums lose on average where their terms are cut off to tf32.
-      constexpr float kCut = kTensorSums<S> ? 1.0f + 0.7213f / 2048 : 1.0f;
       const float gate = device::silu(z.at[i].get(m));
       y[m] = y[m] * kCut + skip[m] * u.at[i].get(m);
       y[m] = p.z ? y[m] * gate : y[m];
+    }
+  }
+  // The same where sums are added to outputs.
+  __device__ void add(float (&y)[kChannels], int i, const Elements<S>& so_far,
+                      const Elements<S>& z) const {
+#pragma unroll
+    for (int m = 0; m < kChannels; ++m) {
+      const float gate = device::silu(z.at[i].get(m));
+      y[m] = so_far.at[i].get(m) + y[m] * kCut * (p.z ? gate : 1.0f);
     }
   }
 

@@ -1,7 +1,8 @@
 // Step of the selective scan: a few tokens of each sequence, states in a pool. The states are nearly all
-// that is moved, so they are asked for first, those of several sequences at once.
+// that is moved, so they are asked for first.
 #pragma once
 
+#include "device/early_start.cuh"
 #include "scan/selective_scan/selective_scan_kernel.cuh"
 
 namespace hax::selective_scan {
@@ -41,6 +42,15 @@ struct StepLane : Lane<S> {
   // The first state of a round.
   __device__ int state(int round) const { return (round * S::kLanes + part) * kTogether; }
 
+  // Has states on their way to the L2 cache before the kernels before have ended; not where slots name them.
+  __device__ void announce(int64_t sequence) const {
+    if constexpr (kVectors) {
+      if (!mine || p.slots.named() || sequence >= p.batch) return;
+      const float* const from = p.state.template at<float>(sequence, channel);
+#pragma unroll
+      for (int i = 0; i < kRounds; ++i) device::prefetch_to_l2(from + state(i));
+    }
+  }
   __device__ void load_rates() {
     if constexpr (kVectors) {
       load_vectors(rate, p.A.at<float>(channel));
@@ -129,6 +139,10 @@ __global__ void __launch_bounds__(S::kThreads, S::kAccurate ? 1 : 1024 / S::kThr
   using Lane = StepLane<S, kVectors>;
   Lane lane(p, blockIdx.x % blocks);
   const int64_t first = int64_t{blockIdx.x / blocks} * kSequences;
+  device::start_next();
+#pragma unroll
+  for (int i = 0; i < kSequences; ++i) lane.announce(first + i);
+  device::wait_for_previous();
   int64_t source[kSequences];
   typename Lane::States h[kSequences];
 #pragma unroll

@@ -4,7 +4,7 @@
 namespace hax::selective_scan {
 namespace {
 
-constexpr int kStepSequences = 2;  // of a block
+constexpr int kStepSequences = 1;  // of a block
 
 // Whether a lane's states can be moved four at a time.
 template <class S>
@@ -16,8 +16,9 @@ bool moves_in_vectors(const StepParams& p) {
 template <class S, int kSequences, bool kVectors>
 void launch_step(const device::Launcher& launch, const StepParams& p) {
   const int64_t blocks = blocks_of_channels(p, S::kWidth);
-  launch(step_kernel<S, kSequences, kVectors>, ceil_div(p.batch, int64_t{kSequences}) * blocks,
-         S::kThreads, 0, p, static_cast<unsigned>(blocks));
+  launch.early(step_kernel<S, kSequences, kVectors>,
+               ceil_div(p.batch, int64_t{kSequences}) * blocks, S::kThreads, 0, p,
+               static_cast<unsigned>(blocks));
 }
 
 }  // namespace

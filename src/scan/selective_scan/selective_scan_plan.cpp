@@ -20,19 +20,18 @@ ScanForwardPlan plan_forward(const Inputs& in, int64_t sequences, const Context&
 
 }  // namespace
 
-ScanForwardPlan Forward::plan(const ForwardParams& p, const Context& context,
-                              Workspace& workspace) {
-  if (use_cuda(p.device, name)) return {};
-  return plan_forward(p, p.sequences.count(), context, workspace);
+ForwardPlan Forward::plan(const ForwardParams& p, const Context& context, Workspace& workspace) {
+  if (use_cuda(p.device, name)) return {.cpu = {}, .cuda = plan_cuda_forward(p, workspace)};
+  return {.cpu = plan_forward(p, p.sequences.count(), context, workspace), .cuda = {}};
 }
 
-void Forward::run(const ForwardParams& p, const ScanForwardPlan& plan, const Context& context,
+void Forward::run(const ForwardParams& p, const ForwardPlan& plan, const Context& context,
                   void* stream) {
   if constexpr (kWithCuda) {
-    if (use_cuda(p.device, name)) return cuda_forward(p, stream);
+    if (use_cuda(p.device, name)) return cuda_forward(p, plan.cuda, stream);
   }
   with_cpu_level(context.cpu_level,
-                 [&](auto level) { cpu_forward<level.value>(p, plan, context.num_threads); });
+                 [&](auto level) { cpu_forward<level.value>(p, plan.cpu, context.num_threads); });
 }
 
 BackwardPlan Backward::plan(const BackwardParams& p, const Context& context, Workspace& workspace) {

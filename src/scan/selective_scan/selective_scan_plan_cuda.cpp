@@ -21,6 +21,32 @@ int64_t well_filling(int64_t wide, int64_t least, int64_t most) {
 
 }  // namespace
 
+CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) {
+  constexpr int64_t kChannels = 16, kStates = 16, kTile = 8;
+  CudaForwardPlan plan;
+  if (!kChooseSegments) return plan;
+  if (p.u.type != Type::bf16 || p.states != kStates || p.sequences.packed() || p.checkpoints) {
+    return plan;
+  }
+  if (p.length < kFewestSegmentedTokens &&
+      p.batch * p.length * p.channels < kFewestSegmentedElements) {
+    return plan;
+  }
+  const int64_t warps =
+      p.groups > 0 ? p.batch * p.groups * ceil_div(p.channels / p.groups, kChannels) : 0;
+  if (warps == 0) return plan;
+  const int64_t segments = smaller(kSegmentWarps / warps, p.length / kFewestSegmentTokens);
+  if (segments < 2) return plan;
+  plan.walks = kSegmentWalks;
+  plan.walk = round_up(ceil_div(p.length, segments * plan.walks), kTile);
+  plan.segments = ceil_div(p.length, plan.walk * plan.walks);
+  const int64_t places = p.batch * plan.segments;
+  plan.made = workspace.take<float>(places * p.channels * p.states);
+  plan.carried = workspace.take<float>(places * p.channels * p.states);
+  plan.elapsed = workspace.take<float>(places * plan.walks * p.channels);
+  return plan;
+}
+
 CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspace) {
   CudaBackwardPlan plan = {};
   plan.warps = p.states <= kFewWarps * kWarpStates ? kFewWarps : kManyWarps;
