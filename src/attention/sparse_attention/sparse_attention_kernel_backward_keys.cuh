@@ -5,6 +5,8 @@
 
 #include "attention/sparse_attention/sparse_attention_kernel_backward_bins.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_rows.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_spans.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_tile.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_walk.cuh"
 
 namespace hax::sparse_attention {
@@ -18,12 +20,6 @@ struct KeysShared : BackwardShared<S> {
   int32_t first_row[S::kStay];                              // of a key's rows; kNoRows: none
   int32_t row_count[S::kStay];
 };
-
-// Rows of a key that has some.
-__device__ inline int32_t rows_of(const PatternView& view, const CudaBackwardPlan& plan,
-                                  int32_t j) {
-  return ((view.reach(j) - 1) >> plan.stretch_log2) - (j >> plan.stretch_log2) + 1;
-}
 
 // One key head of one sequence and a block's share of it.
 template <class S>
@@ -288,7 +284,7 @@ __global__ void __launch_bounds__(kFinishThreads)
   const int64_t key_row = element / length, token = element % length;
   const int64_t row = key_row / p.k_heads, head = key_row % p.k_heads;
   const Sequences::Range range = p.sequences.range(p.sequences.sequence_of(row, token));
-  if (range.length <= kBackwardDenseLength) return;
+  if (range.length <= plan.dense_length) return;
   const auto j = static_cast<int32_t>(token - range.begin);
   const int32_t first_row = plan.first_row[element];
   if (first_row == kDirect) return;

@@ -4,6 +4,7 @@
 #include <new>
 
 #include "attention/sparse_attention/sparse_attention_kernel_backward_rows.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_tile.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_walk.cuh"
 
 namespace hax::sparse_attention {

@@ -1,7 +1,8 @@
 // Backward's view of rows and marks: what a tile knows of its queries and keys, and how results are written.
 #pragma once
 
-#include "attention/sparse_attention/sparse_attention_kernel_backward_tile.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_memory.cuh"
+#include "device/math.cuh"
 
 namespace hax::sparse_attention {
 
@@ -17,15 +18,16 @@ struct BackwardLaunch {
   BackwardPass pass;
   PairRule rule;
   bool add;                    // to what the output holds
-  bool short_only, long_only;  // sequences up to, or longer than, kBackwardDenseLength
+  bool short_only, long_only;  // sequences up to, or longer than, plan.dense_length
+  bool sums_delta;             // the kernel itself does, and the plan's isn't there
   int32_t places;              // for tiles of one row
   int32_t group;               // query heads of a key head
   BackwardAccess access;
   CudaBackwardPlan plan;
 
   __device__ bool takes(int64_t length) const {
-    return !(short_only && length > kBackwardDenseLength) &&
-           !(long_only && length <= kBackwardDenseLength);
+    return !(short_only && length > plan.dense_length) &&
+           !(long_only && length <= plan.dense_length);
   }
 };
 

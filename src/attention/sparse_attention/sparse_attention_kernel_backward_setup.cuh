@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kSpanThreads)
   __shared__ int32_t warp_sums[32];
   const int64_t s = blockIdx.x / p.k_heads, head = blockIdx.x % p.k_heads;
   const Sequences::Range range = p.sequences.range(s);
-  if (range.length <= kBackwardDenseLength) return;
+  if (range.length <= plan.dense_length) return;
   const PatternView view(p.pattern, range, head);
   const int64_t key_row = range.row * p.k_heads + head, length = p.sequences.length;
   const Tiling chunks{kChunkKeys};
