@@ -39,7 +39,8 @@ class BackwardPasses {
               0, p_, plan_);
     }
     if (!plan_.spans) return;
-    keys(long_pass(BackwardPass::direct, rule, path.lsh), S::kStay);
+    const BackwardLaunch direct = long_pass(BackwardPass::direct, rule, path.lsh);
+    if (!tiles(TilePass::direct_keys, direct)) keys(direct, S::kStay);
     const BackwardLaunch spans = long_pass(BackwardPass::stretch, rule, path.lsh);
     if (!tiles(TilePass::stretch_queries, spans)) queries(spans, plan_.query_stretch);
   }
@@ -57,16 +58,14 @@ class BackwardPasses {
   }
   void lookups() const {
     const BackwardLaunch order = long_pass(BackwardPass::order, PairRule::lsh, false);
-    if (tiles(TilePass::lookup, order)) return;
-    keys(order, S::kStay);
-    queries(order, S::kStay);
+    if (!tiles(TilePass::lookup_keys, order)) keys(order, S::kStay);
+    if (!tiles(TilePass::lookup_queries, order)) queries(order, S::kStay);
   }
-  // False where these kernels don't take the types, the widths, or the GPU's shared memory.
+  // Runs a kernel for 16 bits; false where that doesn't take the types, the widths or the GPU.
   bool tiles(TilePass kind, const BackwardLaunch& pass) const {
     using T = typename S::T;
     if constexpr (type_of<T> != Type::fp32) {
-      if (plan_.dense_tiles) launch_tiles<T>(launch_, p_, kind, pass);
-      return plan_.dense_tiles;
+      return plan_.dense_tiles && launch_tiles<T>(launch_, p_, kind, pass);
     }
     return false;
   }
@@ -110,12 +109,9 @@ void launch_backward(const device::Launcher& launch, const BackwardParams& p,
   };
   if constexpr (type_of<T> == Type::fp32) {
     dispatch_shape<BackwardShape<T, 64, 128, 4, 2, 32, 1, 1>,
-                   BackwardShape<T, 256, 256, 1, 4, 16, 1, 1>>(p.d_qk, p.d_v, run);
+                   BackwardShape<T, 256, 256, 1, 4, 16, 1, 1, 1>>(p.d_qk, p.d_v, run);
   } else {
-    dispatch_shape<
-        BackwardShape<T, 32, 128, 4, 2, 32, 2, 2>, BackwardShape<T, 64, 128, 4, 2, 32, 2, 2>,
-        BackwardShape<T, 128, 128, 4, 2, 32, 2, 2>, BackwardShape<T, 256, 256, 2, 2, 32, 2, 2>>(
-        p.d_qk, p.d_v, run);
+    run(TypeTag<BackwardShape<T, 256, 256, 2, 2, 32, 2, 2, 1>>{});  // wider than the tiles
   }
 }
 

@@ -2,7 +2,7 @@
 
 namespace hax::sparse_attention {
 
-template void launch_tiles<fp16>(const device::Launcher&, const BackwardParams&, TilePass,
+template bool launch_tiles<fp16>(const device::Launcher&, const BackwardParams&, TilePass,
                                  BackwardLaunch);
 
 }  // namespace hax::sparse_attention

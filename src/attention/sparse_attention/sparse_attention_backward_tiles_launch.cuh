@@ -10,9 +10,17 @@
 namespace hax::sparse_attention {
 
 // Kernels for activations of 16 bits.
-enum class TilePass { dense, lookup, stretch_keys, stretch_queries };
+enum class TilePass {
+  dense,
+  lookup_keys,
+  lookup_queries,
+  stretch_keys,
+  direct_keys,
+  stretch_queries
+};
+// Launches one; false where the GPU hasn't the shared memory.
 template <class T>  // sparse_attention_backward_tiles_*.cu
-void launch_tiles(const device::Launcher&, const BackwardParams&, TilePass, BackwardLaunch);
+bool launch_tiles(const device::Launcher&, const BackwardParams&, TilePass, BackwardLaunch);
 
 // Of tokens, so that bytes are counted in 32 bits.
 inline constexpr int64_t kLongestVectorStride = int64_t{1} << 28;

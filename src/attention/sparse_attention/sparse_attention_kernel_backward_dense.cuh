@@ -207,7 +207,7 @@ class DenseBlock {
       for (int64_t h = head * p.group(); h < (head + 1) * p.group(); ++h) {
         for (int32_t i = j; i < end; ++i) sums.add_to_key(i, h, j, head);
       }
-      sums.write_key(j, head, launch.plan, KeyRows());
+      sums.write_key(j, head, launch.plan, KeyRows(), false);
     }
   }
   static __device__ __noinline__ void write_exact_queries(const BackwardParams& p,

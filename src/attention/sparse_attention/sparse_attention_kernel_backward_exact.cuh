@@ -34,15 +34,15 @@ class ExactSums {
 
   // With the rows that its span has in the workspace.
   __device__ void write_key(int32_t j, int64_t head, const CudaBackwardPlan& plan,
-                            const KeyRows& rows) {
+                            const KeyRows& rows, bool add) {
 #pragma unroll
     for (int n = 0; n < kQkParts; ++n) first_[n] *= p_.scale;
     for (int r = 0; r < rows.count; ++r) {
       add_row(first_, rows.first + r * plan.row_width, p_.d_qk);
       add_row(second_, rows.first + r * plan.row_width + plan.v_column, p_.d_v);
     }
-    write(p_.dk, j, head, first_, false);
-    write(p_.dv, j, head, second_, false);
+    write(p_.dk, j, head, first_, add);
+    write(p_.dv, j, head, second_, add);
   }
   // As a row of the workspace.
   __device__ void write_row(float* row, const CudaBackwardPlan& plan) const {

@@ -222,9 +222,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
         const auto fetch_rows = [&](int32_t x, int stage) {
           const auto at = [&](int n) { return query_at(x + n); };
           load_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(
-              shared.b1[stage], RowsView<const T>(p.q, query_head.q, launch.access.q), at);
+              shared.b1[stage % S::kTiles], RowsView<const T>(p.q, query_head.q, launch.access.q),
+              at);
           load_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(
-              shared.b2[stage], RowsView<const T>(p.d_o, query_head.d_o, launch.access.d_o), at);
+              shared.b2[stage % S::kTiles],
+              RowsView<const T>(p.d_o, query_head.d_o, launch.access.d_o), at);
           device::commit_copies();
         };
         const auto n = static_cast<int>(threadIdx.x);
@@ -245,7 +247,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
           const bool more = next < interval.end;
           QueryMark mark;
           if (more) {
-            fetch_rows(next, stage ^ 1);
+            if constexpr (S::kTiles == 2) fetch_rows(next, stage ^ 1);
             mark = fetch_mark(next);
           }
           sums.step(options, stage, [&] {
@@ -254,6 +256,10 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
             __syncthreads();
           });
           stage ^= 1;
+          if constexpr (S::kTiles == 1) {
+            __syncthreads();
+            if (more) fetch_rows(next, stage);
+          }
           if (more && marks) store_mark(shared.queries[stage], n, mark);
           x = next;
         }

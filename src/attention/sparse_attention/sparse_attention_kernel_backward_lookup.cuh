@@ -211,7 +211,8 @@ class LookupBlock {
           sums.add_to_key(order[y], h, j, head);
         }
       }
-      sums.write_key(j, head, launch.plan, KeyRows(p, launch.plan, tile.range, view, head, j));
+      sums.write_key(j, head, launch.plan, KeyRows(p, launch.plan, tile.range, view, head, j),
+                     false);
     }
   }
   static __device__ __noinline__ void write_exact_queries(const BackwardParams& p,

@@ -49,6 +49,54 @@ class StretchBlock {
     }
   }
 
+  // dk and dv of up to a tile of keys: shares of the stretch, or all of it where the pass is direct.
+  __device__ void keep_group(const int32_t* list, int count) {
+    load_keys(0, list, count);
+    const TileMark own[2] = {key_mark(list, count, Tiles::own_row()),
+                             key_mark(list, count, Tiles::own_row() + 8)};
+    int g = 0;
+    int32_t x = next_query(list, count, first_);
+    const auto fetch = [&](int slot, TileMark& mark) {
+      load_queries(slot, g, x);
+      const auto n = static_cast<int>(threadIdx.x);
+      if (n < kTileRows) mark = query_mark(g, x + n);
+    };
+    TileMark mark;
+    fetch(1, mark);
+    tiles_.store(0, mark);
+    typename Tiles::KeySums sums;
+    tiles_.keep_keys(sums, own, [&](int slot, TileMark& next) {
+      x = next_query(list, count, x + kTileRows);
+      if (x >= last_) {
+        if (++g == launch_.group) return Coming::nothing;
+        x = next_query(list, count, first_);
+      }
+      fetch(slot, next);
+      return Coming::marked;
+    });
+    if (!Tiles::finite(sums)) return write_exact_keys(p_, launch_, tile_, head_, list, count);
+    if (launch_.pass == BackwardPass::direct) {
+      const int32_t tokens[2] = {own[0].position, own[1].position};
+      if (p_.dk) {
+        store_sums(outputs(p_.dk, head_, launch_.access.dk), sums.dk, p_.scale, tokens,
+                   launch_.add);
+      }
+      if (p_.dv) {
+        store_sums(outputs(p_.dv, head_, launch_.access.dv), sums.dv, 1.0f, tokens, launch_.add);
+      }
+      return;
+    }
+    const int column = static_cast<int>(threadIdx.x % 4) * 2;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (own[half].position < 0) continue;
+      float* const row = row_of(p_, launch_.plan, tile_, head_, own[half].position) + column;
+      store_row(row, sums.dk, half, p_.scale, static_cast<int>(p_.d_qk) - column);
+      store_row(row + launch_.plan.v_column, sums.dv, half, 1.0f,
+                static_cast<int>(p_.d_v) - column);
+    }
+  }
+
   // dq of the stretch.
   __device__ void keep_queries(int g) {
     walk_.start(first_, last_, false);
@@ -60,6 +108,9 @@ class StretchBlock {
   }
 
  private:
+  __device__ HeadRows<T> outputs(const Tensor& tensor, int64_t h, bool vectors) const {
+    return {tensor.at<T>(tile_.range.row, tile_.range.begin, h), tensor, vectors};
+  }
   __device__ void load_keys(int slot, const int32_t* list, int count) const {
     tiles_.load(slot, tiles_.rows().keys(p_, launch_), tiles_.rows().values(p_, launch_), count,
                 [&](int row) { return list[row]; });
@@ -88,41 +139,6 @@ class StretchBlock {
     return __reduce_min_sync(0xffffffffu, least);
   }
 
-  __device__ void keep_group(const int32_t* list, int count) {
-    load_keys(0, list, count);
-    const TileMark own[2] = {key_mark(list, count, Tiles::own_row()),
-                             key_mark(list, count, Tiles::own_row() + 8)};
-    int g = 0;
-    int32_t x = next_query(list, count, first_);
-    const auto fetch = [&](int slot, TileMark& mark) {
-      load_queries(slot, g, x);
-      const auto n = static_cast<int>(threadIdx.x);
-      if (n < kTileRows) mark = query_mark(g, x + n);
-    };
-    TileMark mark;
-    fetch(1, mark);
-    tiles_.store(0, mark);
-    typename Tiles::KeySums sums;
-    tiles_.keep_keys(sums, own, [&](int slot, TileMark& next) {
-      x = next_query(list, count, x + kTileRows);
-      if (x >= last_) {
-        if (++g == launch_.group) return Coming::nothing;
-        x = next_query(list, count, first_);
-      }
-      fetch(slot, next);
-      return Coming::marked;
-    });
-    if (!Tiles::finite(sums)) return write_exact_keys(p_, launch_, tile_, head_, list, count);
-    const int column = static_cast<int>(threadIdx.x % 4) * 2;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (own[half].position < 0) continue;
-      float* const row = row_of(p_, launch_.plan, tile_, head_, own[half].position) + column;
-      store_row(row, sums.dk, half, p_.scale, static_cast<int>(p_.d_qk) - column);
-      store_row(row + launch_.plan.v_column, sums.dv, half, 1.0f,
-                static_cast<int>(p_.d_v) - column);
-    }
-  }
   static __device__ float* row_of(const BackwardParams& p, const CudaBackwardPlan& plan,
                                   const TileRange& tile, int64_t head, int32_t j) {
     const int64_t key_row = tile.range.row * p.k_heads + head;
@@ -147,9 +163,7 @@ class StretchBlock {
     const int64_t h = head_ * launch_.group + g;
     if (!Tiles::finite(dq)) return write_exact_queries(p_, launch_, tile_, head_, h, x);
     const int32_t tokens[2] = {own[0].position, own[1].position};
-    const HeadRows<T> rows{p_.dq.at<T>(tile_.range.row, tile_.range.begin, h), p_.dq,
-                           launch_.access.dq};
-    store_sums(rows, dq, p_.scale, tokens, launch_.add);
+    store_sums(outputs(p_.dq, h, launch_.access.dq), dq, p_.scale, tokens, launch_.add);
   }
 
   // All keys fit one tile: the stretch's queries come one tile after the other.
@@ -227,7 +241,11 @@ class StretchBlock {
           sums.add_to_key(i, h, j, head);
         }
       }
-      sums.write_row(row_of(p, launch.plan, tile, head, j), launch.plan);
+      if (launch.pass == BackwardPass::direct) {
+        sums.write_key(j, head, launch.plan, KeyRows(), launch.add);
+      } else {
+        sums.write_row(row_of(p, launch.plan, tile, head, j), launch.plan);
+      }
     }
     __syncthreads();
   }
@@ -283,6 +301,25 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   if (tile.first >= tile.last || !launch.takes(tile.range.length)) return;
   auto& shared = *reinterpret_cast<StretchShared<S>*>(memory);
   StretchBlock<S>(p, launch, tile, at.head, shared).keep_keys();
+}
+template <class S>
+__global__ void __launch_bounds__(kTileThreads, 2)
+    direct_keys_kernel(const __grid_constant__ BackwardParams p,
+                       const __grid_constant__ BackwardLaunch launch) {
+  extern __shared__ __align__(1024) char memory[];
+  const BlockPlace at(blockIdx.x, p.k_heads, launch.places);
+  TileRange tile = find_tile(p.sequences, Tiling{kTileRows}, at.row, at.place);
+  if (tile.first >= tile.last || !launch.takes(tile.range.length)) return;
+  const int64_t count = launch.plan.direct_count[tile.s * p.k_heads + at.head] - tile.first;
+  if (count <= 0) return;
+  const int32_t* const list = launch.plan.direct_keys +
+                              (tile.range.row * p.k_heads + at.head) * p.sequences.length +
+                              tile.range.begin + tile.first;
+  tile.first = 0;
+  tile.last = tile.range.length;
+  auto& shared = *reinterpret_cast<StretchShared<S>*>(memory);
+  StretchBlock<S>(p, launch, tile, at.head, shared)
+      .keep_group(list, static_cast<int>(min(count, int64_t{kTileRows})));
 }
 template <class S>
 __global__ void __launch_bounds__(kTileThreads, 2)

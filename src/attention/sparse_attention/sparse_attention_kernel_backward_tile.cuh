@@ -14,7 +14,7 @@ namespace hax::sparse_attention {
 // kQk, kV: widths that rows are padded to. A warp owns 16 of the rows that stay and one of kColumnWarps shares of
 // the results' columns.
 template <class T_, int kQk_, int kV_, int kRowWarps_, int kColumnWarps_, int kStreamed_,
-          int kKeysBlocks_, int kQueriesBlocks_>
+          int kKeysBlocks_, int kQueriesBlocks_, int kTiles_ = 2>
 struct BackwardShape {
   using T = T_;
   static constexpr int kQk = kQk_, kV = kV_;
@@ -22,6 +22,8 @@ struct BackwardShape {
   static constexpr int kStay = 16 * kRowWarps;  // rows that stay
   static constexpr int kStreamed = kStreamed_;  // rows of a streamed tile
   static constexpr int kKeysBlocks = kKeysBlocks_, kQueriesBlocks = kQueriesBlocks_;  // on an SM
+  // Streamed tiles in shared memory: with two, one is on its way while the other is worked on.
+  static constexpr int kTiles = kTiles_;
   static constexpr int kThreads = 32 * kRowWarps * kColumnWarps;
   static constexpr int kMarks = kStay > kStreamed ? kStay : kStreamed;
   // The warps that share rows take a piece of the streamed rows each and exchange P and dS through shared memory; where
@@ -40,9 +42,8 @@ struct BackwardShared {
   // The tiles' order and nearness matter to BackwardTile::stage.
   alignas(16) T a1[S::kStay * S::kStride1];
   alignas(16) T a2[S::kStay * S::kStride2];
-  // Two tiles: one is on its way while the other is worked on.
-  alignas(16) T b1[2][S::kStreamed * S::kStride1];
-  alignas(16) T b2[2][S::kStreamed * S::kStride2];
+  alignas(16) T b1[S::kTiles][S::kStreamed * S::kStride1];
+  alignas(16) T b2[S::kTiles][S::kStreamed * S::kStride2];
   // Those that stay use the first.
   alignas(16) QueryMarks<S::kMarks> queries[2];
   alignas(16) KeyMarks<S::kMarks> keys[2];
@@ -102,9 +103,10 @@ class BackwardTile {
     if (!any && !S::kExchange) return;
     set_zero(products);
     if (any) {
-      multiply_rows<S::kQk, S::kStride1>(scores, shared_.a1, shared_.b1[stage], begin);
+      multiply_rows<S::kQk, S::kStride1>(scores, shared_.a1, shared_.b1[stage % S::kTiles], begin);
       if (o.want1) {
-        multiply_rows<S::kV, S::kStride2>(products, shared_.a2, shared_.b2[stage], begin);
+        multiply_rows<S::kV, S::kStride2>(products, shared_.a2, shared_.b2[stage % S::kTiles],
+                                          begin);
       }
       weigh(o, scores, products, begin);
     } else {
@@ -122,11 +124,11 @@ class BackwardTile {
       }
     }
     if (any && o.want1) {
-      accumulate<kBlocks1, S::kStride1>(out1_, products, shared_.ds, shared_.b1[stage]);
+      accumulate<kBlocks1, S::kStride1>(out1_, products, shared_.ds, shared_.b1[stage % S::kTiles]);
     }
     if constexpr (kKeysStay) {
       if (any && o.want2) {
-        accumulate<kBlocks2, S::kStride2>(out2_, scores, shared_.p, shared_.b2[stage]);
+        accumulate<kBlocks2, S::kStride2>(out2_, scores, shared_.p, shared_.b2[stage % S::kTiles]);
       }
     }
     if (o.careful) {
@@ -253,8 +255,8 @@ class BackwardTile {
       products[n][e] = counts ? products[n][e] : 0.0f;
     });
     __syncthreads();
-    clean_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(shared_.b1[stage_]);
-    clean_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(shared_.b2[stage_]);
+    clean_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(shared_.b1[stage_ % S::kTiles]);
+    clean_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(shared_.b2[stage_ % S::kTiles]);
     __syncthreads();
   }
 
