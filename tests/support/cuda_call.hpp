@@ -137,6 +137,7 @@ inline void expect_graph_replays(const MakeCall& make) {
   cudaStream_t stream;
   expect_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   const auto call = make(7);
+  expect_cuda(cudaDeviceSynchronize());  // the inputs' copies may still be under way
   ASSERT_EQ(call->enqueue(stream), HAX_SUCCESS) << hax_last_error();
   expect_cuda(cudaStreamSynchronize(stream));
   const std::vector<Array> want = call->results();

@@ -60,16 +60,15 @@ class DenseBlock {
     tiles_.load(slot, tiles_.rows().keys(p_, launch_), tiles_.rows().values(p_, launch_),
                 length_ - first, [&](int row) { return first + row; });
   }
-  __device__ TileMark query_mark(int tile, int g) const {
+  __device__ RawMark query_mark(int tile, int g) const {
     const auto n = static_cast<int>(threadIdx.x);
     const int32_t i = tile * kTileRows + n;
     if (n >= kTileRows || i >= length_) return {};
-    return TileMark(
-        tiles_.rows().mark(p_, launch_, g, i, length_, launch_.rule == PairRule::either));
+    return tiles_.rows().mark(p_, launch_, g, i, launch_.rule == PairRule::either);
   }
-  __device__ TileMark key_mark(int tile, int row) const {
+  __device__ RawMark key_mark(int tile, int row) const {
     const int32_t j = tile * kTileRows + row;
-    return TileMark(read_key(view_, row < kTileRows && j < length_ ? j : -1));
+    return read_raw_key(view_, row < kTileRows && j < length_ ? j : -1);
   }
   __device__ void own_tokens(int32_t (&tokens)[2]) const {
 #pragma unroll
@@ -79,43 +78,65 @@ class DenseBlock {
     }
   }
 
-  // delta of the queries in slot 1 and, if there are two tiles of them, slot 2.
-  __device__ void sum_delta(int tiles) const {
-    constexpr int kEights = S::kV / 8, kRowsAtOnce = kTileThreads / kEights;
-    constexpr int kPasses = kTileRows / kRowsAtOnce;
+  // delta of the queries in slot 1 and, if there are two tiles of them, slot 2. A thread has 16 bytes of every eighth row
+  // of o, and reads them before it waits for d_o.
+  static constexpr int kEights = S::kV / 8, kRowsAtOnce = kTileThreads / kEights;
+  static constexpr int kPasses = kTileRows / kRowsAtOnce;
+  __device__ int32_t delta_token(int n) const {
+    return (last_tile_ - n / kPasses) * kTileRows + n % kPasses * kRowsAtOnce +
+           static_cast<int>(threadIdx.x) / kEights;
+  }
+  __device__ void read_o(uint4 (&rows)[2 * kPasses], int tiles) const {
+    const int eight = static_cast<int>(threadIdx.x) % kEights;
+    const bool inside = eight * 8 < static_cast<int>(p_.d_v);
+    const HeadRows<const T> o{
+        p_.o.at<const T>(tile_.range.row, tile_.range.begin, head_) + (inside ? eight * 8 : 0),
+        p_.o, true};
+#pragma unroll
+    for (int n = 0; n < 2 * kPasses; ++n) {  // what isn't there meets zeros
+      const int32_t token = min(delta_token(n / kPasses < tiles ? n : n % kPasses), length_ - 1);
+      rows[n] = __ldg(reinterpret_cast<const uint4*>(o.row(token)));
+    }
+  }
+  __device__ void sum_delta(const uint4 (&rows)[2 * kPasses], int tiles) const {
+    static_assert(2 * kPasses == kEights);
     const int eight = static_cast<int>(threadIdx.x) % kEights;
     const int row = static_cast<int>(threadIdx.x) / kEights;
-    const HeadRows<const T> o{
-        p_.o.at<const T>(tile_.range.row, tile_.range.begin, head_) + eight * 8, p_.o, true};
-    const bool inside = eight * 8 < p_.d_v;
-    const auto token = [&](int n) {
-      return (last_tile_ - n / kPasses) * kTileRows + n % kPasses * kRowsAtOnce + row;
-    };
-    device::Packed<T, 8> rows[2 * kPasses];
+    float sums[kEights];
 #pragma unroll
-    for (int n = 0; n < 2 * kPasses; ++n) {
-      rows[n] = {};
-      if (inside && n / kPasses < tiles && token(n) < length_) {
-        rows[n] = device::load_packed<T, 8>(o.row(token(n)));
+    for (int n = 0; n < kEights; ++n) {
+      const auto d_o = *static_cast<const uint4*>(
+          device::shared_pointer(tiles_.second(n / kPasses < tiles ? 1 + n / kPasses : 1) +
+                                 swizzled_place(n % kPasses * kRowsAtOnce + row, eight)));
+      const uint32_t x[4] = {rows[n].x, rows[n].y, rows[n].z, rows[n].w};
+      const uint32_t y[4] = {d_o.x, d_o.y, d_o.z, d_o.w};
+      sums[n] = 0.0f;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float2 a = device::unpack_pair<T>(x[i]), b = device::unpack_pair<T>(y[i]);
+        sums[n] += a.x * b.x + a.y * b.y;
       }
     }
-    Tiles::await_copies();
+    // Lane n of those that share rows ends up with sum n.
 #pragma unroll
-    for (int n = 0; n < 2 * kPasses; ++n) {
-      const int at = n % kPasses * kRowsAtOnce + row;
-      float x[8], y[8], sum = 0.0f;
-      device::unpack(x, rows[n]);
-      device::unpack(y, *static_cast<const device::Packed<T, 8>*>(device::shared_pointer(
-                            tiles_.second(1 + n / kPasses) + swizzled_place(at, eight))));
+    for (int d = kEights / 2; d > 0; d /= 2) {
+      const bool upper = (eight & d) != 0;
 #pragma unroll
-      for (int v = 0; v < 8; ++v) sum += x[v] * y[v];
-      sum = device::warp_sum<kEights>(sum);
-      if (eight > 0 || n / kPasses >= tiles) continue;
-      if (p_.dlse && token(n) < length_) {
-        sum -= *p_.dlse.at<const float>(tile_.range.row, head_, tile_.range.begin + token(n));
+      for (int n = 0; n < d; ++n) {
+        const float other = __shfl_xor_sync(0xffffffffu, upper ? sums[n] : sums[n + d], d);
+        sums[n] = (upper ? sums[n + d] : sums[n]) + other;
       }
-      shared_.marks[n / kPasses].delta[at] = sum;
     }
+    if (eight / kPasses >= tiles) return;
+    const int32_t token = delta_token(eight);
+    float delta = 0.0f;
+    if (token < length_) {
+      delta = sums[0];
+      if (p_.dlse) {
+        delta -= *p_.dlse.at<const float>(tile_.range.row, head_, tile_.range.begin + token);
+      }
+    }
+    shared_.marks[eight / kPasses].delta[eight % kPasses * kRowsAtOnce + row] = delta;
   }
 
   __device__ void keep_keys() {
@@ -123,20 +144,31 @@ class DenseBlock {
     const int steps = group * (last_tile_ - number_ + 1);
     const int loaded = launch_.sums_delta ? min(steps, 2) : 1;
     load_keys(0, number_);
-    TileMark marks[2];
+    RawMark marks[2];
     for (int i = 0; i < 2; ++i) {
       if (i >= loaded) break;
       load_queries(1 + i, last_tile_ - i, 0);
       marks[i] = query_mark(last_tile_ - i, 0);
     }
-    const TileMark own[2] = {key_mark(number_, Tiles::own_row()),
+    const RawMark keys[2] = {key_mark(number_, Tiles::own_row()),
                              key_mark(number_, Tiles::own_row() + 8)};
-    tiles_.store(0, marks[0]);
-    if (loaded > 1) tiles_.store(1, marks[1]);
-    if (launch_.sums_delta) sum_delta(loaded);
+    const auto store = [&] {
+      tiles_.store(0, finish_query(marks[0], length_));
+      if (loaded > 1) tiles_.store(1, finish_query(marks[1], length_));
+    };
+    if (launch_.sums_delta) {
+      uint4 rows[2 * kPasses];
+      read_o(rows, loaded);
+      store();
+      Tiles::await_copies();
+      sum_delta(rows, loaded);
+    } else {
+      store();
+    }
+    const TileMark own[2] = {finish_key(keys[0], view_), finish_key(keys[1], view_)};
     int tile = last_tile_, g = 0;
     typename Tiles::KeySums sums;
-    stage_ = tiles_.keep_keys(sums, own, [&](int slot, TileMark& mark) {
+    const auto next = [&](int slot, RawMark& mark) {
       if (--tile < number_) tile = last_tile_, ++g;
       if (g == group) {
         if (p_.dq && number_ > first_tile_) load_keys(slot, number_ - 1);
@@ -146,7 +178,9 @@ class DenseBlock {
       load_queries(slot, tile, g);
       mark = query_mark(tile, g);
       return Coming::marked;
-    });
+    };
+    stage_ = tiles_.keep_keys(sums, own, next,
+                              [&](const RawMark& mark) { return finish_query(mark, length_); });
     if (!Tiles::finite(sums)) {
       return write_exact_keys(p_, launch_, tile_, head_,
                               min((last_tile_ + 1) * kTileRows, length_));
@@ -169,21 +203,22 @@ class DenseBlock {
       load_queries(1, number_, g);
       load_keys(0, number_);
       stage_ = 0;
-      tiles_.store(0, query_mark(number_, g));
+      tiles_.store(0, finish_query(query_mark(number_, g), length_));
       __syncthreads();
     }
     const TileMark own[2] = {tiles_.mark(stage_, Tiles::own_row()),
                              tiles_.mark(stage_, Tiles::own_row() + 8)};
-    tiles_.store(stage_ ^ 1, key_mark(number_, static_cast<int>(threadIdx.x)));
+    const auto finish = [&](const RawMark& mark) { return finish_key(mark, view_); };
+    tiles_.store(stage_ ^ 1, finish(key_mark(number_, static_cast<int>(threadIdx.x))));
     int tile = number_;
     typename Tiles::QuerySums dq;
-    tiles_.keep_queries(dq, own, 1 + stage_, 0, 2 - stage_, stage_ ^ 1,
-                        [&](int slot, TileMark& mark) {
-                          if (--tile < first_tile_) return Coming::nothing;
-                          if (!resident || tile < number_ - 1) load_keys(slot, tile);
-                          mark = key_mark(tile, static_cast<int>(threadIdx.x));
-                          return Coming::marked;
-                        });
+    const auto next = [&](int slot, RawMark& mark) {
+      if (--tile < first_tile_) return Coming::nothing;
+      if (!resident || tile < number_ - 1) load_keys(slot, tile);
+      mark = key_mark(tile, static_cast<int>(threadIdx.x));
+      return Coming::marked;
+    };
+    tiles_.keep_queries(dq, own, 1 + stage_, 0, 2 - stage_, stage_ ^ 1, next, finish);
     const int64_t h = head_ * launch_.group + g;
     if (!Tiles::finite(dq)) {
       return write_exact_queries(p_, launch_, tile_, head_, h, first_tile_ * kTileRows);

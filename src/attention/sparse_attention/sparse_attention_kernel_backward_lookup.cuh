@@ -37,7 +37,7 @@ class LookupBlock {
     const auto first = static_cast<int32_t>(tile_.first);
     load_keys(0, first);
     const auto own_key = [&](int half) { return key_at(first + Tiles::own_row() + 8 * half); };
-    const TileMark own[2] = {TileMark(own_key(0)), TileMark(own_key(1))};
+    const TileMark own[2] = {own_key(0), own_key(1)};
     int g = 0;
     QueryInterval interval = queries_of(g);
     int32_t x = interval.begin;
@@ -49,7 +49,7 @@ class LookupBlock {
       }
       return true;
     };
-    const auto fetch = [&](int slot, TileMark& mark) {
+    const auto fetch = [&](int slot, RawMark& mark) {
       load_queries(slot, g, x, interval.end);
       mark = query_mark(g, x + static_cast<int>(threadIdx.x), interval.end);
     };
@@ -57,15 +57,17 @@ class LookupBlock {
     Tiles::clear(sums.dk);
     Tiles::clear(sums.dv);
     if (find()) {
-      TileMark mark;
+      const auto finish = [&](const RawMark& mark) { return finish_query(mark, view_.length); };
+      RawMark mark;
       fetch(1, mark);
-      tiles_.store(0, mark);
-      tiles_.keep_keys(sums, own, [&](int slot, TileMark& next) {
+      tiles_.store(0, finish(mark));
+      const auto next = [&](int slot, RawMark& coming) {
         x += kTileRows;
         if (!find()) return Coming::nothing;
-        fetch(slot, next);
+        fetch(slot, coming);
         return Coming::marked;
-      });
+      };
+      tiles_.keep_keys(sums, own, next, finish);
     }
     if (!Tiles::finite(sums)) return write_exact_keys(p_, launch_, tile_, head_);
     multiply(sums.dk, p_.scale);
@@ -86,7 +88,8 @@ class LookupBlock {
   __device__ void keep_queries(int g) const {
     const auto first = static_cast<int32_t>(tile_.first), last = static_cast<int32_t>(tile_.last);
     load_queries(1, g, first, last);
-    const TileMark mine = query_mark(g, first + static_cast<int>(threadIdx.x), last);
+    const TileMark mine =
+        finish_query(query_mark(g, first + static_cast<int>(threadIdx.x), last), view_.length);
     tiles_.store(0, mine);
     if (const auto n = static_cast<int>(threadIdx.x); n < kTileRows) {
       shared_.begin[n] = mine.lookup;
@@ -96,23 +99,25 @@ class LookupBlock {
     const TileMark own[2] = {tiles_.mark(0, Tiles::own_row()),
                              tiles_.mark(0, Tiles::own_row() + 8)};
     int32_t x = next_key(0);
-    const auto fetch = [&](int slot, TileMark& mark) {
+    const auto fetch = [&](int slot, RawMark& mark) {
       load_keys(slot, x);
       const auto n = static_cast<int>(threadIdx.x);
-      if (n < kTileRows) mark = TileMark(key_at(x + n));
+      if (n < kTileRows && x + n < view_.length) mark.position = view_.ordered(x + n);
+      mark.first = x + n;
     };
     typename Tiles::QuerySums dq;
     Tiles::clear(dq);
     if (x < view_.length) {
-      TileMark mark;
+      RawMark mark;
       fetch(0, mark);
-      tiles_.store(1, mark);
-      tiles_.keep_queries(dq, own, 1, 0, 2, 1, [&](int slot, TileMark& next) {
+      tiles_.store(1, finish_place(mark));
+      const auto next = [&](int slot, RawMark& coming) {
         x = next_key(x + kTileRows);
         if (x >= view_.length) return Coming::nothing;
-        fetch(slot, next);
+        fetch(slot, coming);
         return Coming::marked;
-      });
+      };
+      tiles_.keep_queries(dq, own, 1, 0, 2, 1, next, finish_place);
     }
     const int64_t h = head_ * launch_.group + g;
     if (!Tiles::finite(dq)) return write_exact_queries(p_, launch_, tile_, head_, h);
@@ -143,13 +148,25 @@ class LookupBlock {
         min(tile.last - 1 + indices.longest_range[query_row], tile.range.length);
     return {bins.begin((tile.first + 1) / kBinEnds), bins.begin(last_end / kBinEnds + 1)};
   }
-  __device__ Key key_at(int32_t x) const {
-    return x < view_.length ? Key{view_.ordered(x), 0, x} : Key{};
+  // Place x of key_order.
+  __device__ TileMark key_at(int32_t x) const {
+    TileMark mark;
+    if (x >= view_.length) return mark;
+    mark.position = view_.ordered(x);
+    mark.lookup = x;
+    return mark;
   }
-  __device__ TileMark query_mark(int g, int32_t x, int32_t end) const {
+  static __device__ TileMark finish_place(const RawMark& raw) {
+    TileMark mark;
+    if (raw.position < 0) return mark;
+    mark.position = raw.position;
+    mark.lookup = raw.first;
+    return mark;
+  }
+  __device__ RawMark query_mark(int g, int32_t x, int32_t end) const {
     if (threadIdx.x >= kTileRows || x >= end) return {};
     const SequenceRows<T>& rows = tiles_.rows();
-    return TileMark(rows.mark(p_, launch_, g, rows.ordered(p_, g, x), view_.length, true));
+    return rows.mark(p_, launch_, g, rows.ordered(p_, g, x), true);
   }
   __device__ void load_keys(int slot, int32_t x) const {
     tiles_.load(slot, tiles_.rows().keys(p_, launch_), tiles_.rows().values(p_, launch_),
@@ -185,12 +202,15 @@ class LookupBlock {
   template <int kBlocks>
   __device__ static void add_row(float (&sums)[kBlocks][4], int half, const float* from,
                                  int columns) {
+    float2 pairs[kBlocks];  // all are asked for before any is waited for
 #pragma unroll
     for (int n = 0; n < kBlocks; ++n) {
-      if (n * 8 >= columns) continue;
-      const float2 pair = *reinterpret_cast<const float2*>(from + n * 8);
-      sums[n][2 * half] += pair.x;
-      sums[n][2 * half + 1] += pair.y;
+      pairs[n] = n * 8 < columns ? *reinterpret_cast<const float2*>(from + n * 8) : float2{};
+    }
+#pragma unroll
+    for (int n = 0; n < kBlocks; ++n) {
+      sums[n][2 * half] += pairs[n].x;
+      sums[n][2 * half + 1] += pairs[n].y;
     }
   }
 

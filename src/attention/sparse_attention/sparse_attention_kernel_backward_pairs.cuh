@@ -33,19 +33,43 @@ struct TileMark {
   int32_t lookup = -1;
   uint32_t extent = 0;
   float lse = INFINITY, delta = 0.0f;
-
-  TileMark() = default;
-  __device__ explicit TileMark(const Key& key)
-      : position(key.position), lookup(key.rank), extent(key.span) {}
-  __device__ explicit TileMark(const QueryMark& mark) {
-    if (mark.query.position < 0) return;
-    position = mark.query.position;
-    lookup = mark.query.begin;
-    extent = static_cast<uint32_t>(mark.query.end - mark.query.begin);
-    lse = mark.lse == -INFINITY ? INFINITY : mark.lse * device::kLog2E;  // without keys P is 0
-    delta = mark.delta;
-  }
 };
+
+// The same as it is read; finished only when it is needed, so that nothing waits for memory before that.
+struct RawMark {
+  int32_t position = -1;
+  int32_t first = 0, second = 0;  // of a query: begin, end; of a key: rank, eviction
+  float lse = -INFINITY, delta = 0.0f;
+};
+__device__ inline TileMark finish_query(const RawMark& raw, int32_t length) {
+  TileMark mark;
+  if (raw.position < 0) return mark;
+  const int32_t end = clamp_index(raw.second, length);
+  mark.position = raw.position;
+  mark.lookup = clamp_index(raw.first, end);
+  mark.extent = static_cast<uint32_t>(end - mark.lookup);
+  mark.lse = raw.lse == -INFINITY ? INFINITY : raw.lse * device::kLog2E;  // without keys P is 0
+  mark.delta = raw.delta;
+  return mark;
+}
+__device__ inline RawMark read_raw_key(const PatternView& view, int32_t j) {
+  RawMark raw;
+  if (j < 0) return raw;
+  raw.position = j;
+  raw.first = view.rank_of(j);
+  if (view.eviction) raw.second = __ldg(view.eviction + j * view.eviction_stride);
+  return raw;
+}
+__device__ inline TileMark finish_key(const RawMark& raw, const PatternView& view) {
+  TileMark mark;
+  if (raw.position < 0) return mark;
+  mark.position = raw.position;
+  mark.lookup = raw.first;
+  const int32_t life = clamp_index(raw.second, view.length) - raw.position;
+  mark.extent =
+      view.endless(raw.position) ? kEndless : max(view.window, static_cast<uint32_t>(max(life, 0)));
+  return mark;
+}
 
 // Where the rows and numbers of one sequence begin, for a key head and its first query head; head g of the group is g
 // heads further on. In shared memory they cost no registers.
@@ -89,20 +113,17 @@ struct SequenceRows {
   }
 
   // lookups: whether the pass asks what the query looks up.
-  __device__ QueryMark mark(const BackwardParams& p, const BackwardLaunch& launch, int g, int32_t i,
-                            int32_t length, bool lookups) const {
-    QueryMark mark;
-    mark.query.position = i;
+  __device__ RawMark mark(const BackwardParams& p, const BackwardLaunch& launch, int g, int32_t i,
+                          bool lookups) const {
+    RawMark raw;
+    raw.position = i;
     if (lookups) {
-      mark.query.end = clamp_index(
-          __ldg(end + g * p.pattern.end.stride[1] + i * p.pattern.end.stride[2]), length);
-      mark.query.begin =
-          clamp_index(__ldg(begin + g * p.pattern.begin.stride[1] + i * p.pattern.begin.stride[2]),
-                      mark.query.end);
+      raw.first = __ldg(begin + g * p.pattern.begin.stride[1] + i * p.pattern.begin.stride[2]);
+      raw.second = __ldg(end + g * p.pattern.end.stride[1] + i * p.pattern.end.stride[2]);
     }
-    mark.lse = __ldg(lse + g * p.lse.stride[1] + i * p.lse.stride[2]);
-    if (!launch.sums_delta) mark.delta = delta[g * p.sequences.length + i];
-    return mark;
+    raw.lse = __ldg(lse + g * p.lse.stride[1] + i * p.lse.stride[2]);
+    if (!launch.sums_delta) raw.delta = __ldg(delta + g * p.sequences.length + i);
+    return raw;
   }
 };
 
@@ -187,14 +208,15 @@ class PairTiles {
   }
 
   // Keys in slot 0 stay, queries pass through slots 1 and 2. The first step's copies and marks (stage 0) are under way;
-  // next(step, slot, mark) begins those of another one. Returns the last step's stage.
-  template <class Next>
-  __device__ int keep_keys(KeySums& sums, const TileMark (&own)[2], Next&& next) const {
+  // next(slot, mark) begins those of another one, finish(mark) ends them. Returns the last step's stage.
+  template <class Next, class Finish>
+  __device__ int keep_keys(KeySums& sums, const TileMark (&own)[2], Next&& next,
+                           Finish&& finish) const {
     clear(sums.dk);
     clear(sums.dv);
     for (int stage = 0;; stage ^= 1) {
       await_copies();
-      TileMark mark;
+      RawMark mark;
       const Coming coming = next(2 - stage, mark);
       uint32_t weights[4][4], slopes[4][4];
       weigh<true>(0, 1 + stage, stage, own, weights, slopes);
@@ -205,22 +227,22 @@ class PairTiles {
       Products::template wait<0>();
       Products::settle(sums.dv);
       Products::settle(sums.dk);
-      if (coming == Coming::marked) store(stage ^ 1, mark);
+      if (coming == Coming::marked) store(stage ^ 1, finish(mark));
       if (coming == Coming::nothing) return stage;
     }
   }
 
   // Queries in slot `stay` stay, keys pass through slots `pass` and `other`, their marks first lie in `stage`.
-  template <class Next>
+  template <class Next, class Finish>
   __device__ void keep_queries(QuerySums& sums, const TileMark (&own)[2], int stay, int pass,
-                               int other, int stage, Next&& next) const {
+                               int other, int stage, Next&& next, Finish&& finish) const {
     clear(sums);
     for (;; stage ^= 1) {
       await_copies();
-      TileMark mark;
+      RawMark mark;
       const Coming coming = next(other, mark);
       add_keys(sums, own, stay, pass, stage);
-      if (coming == Coming::marked) store(stage ^ 1, mark);
+      if (coming == Coming::marked) store(stage ^ 1, finish(mark));
       if (coming == Coming::nothing) return;
       const int slot = pass;
       pass = other;
@@ -333,11 +355,12 @@ class PairTiles {
           const int rank = kKeysStay ? mine.lookup : lookup;
           const int begin = kKeysStay ? lookup : mine.lookup;
           const uint32_t length = kKeysStay ? extent : mine.extent;
-          const bool lsh = static_cast<uint32_t>(rank - begin) < length;
-          const bool past = distance < 0x80000000u;
-          if (rule == PairRule::lsh) counts = lsh & past;
-          if (rule == PairRule::own_not_lsh) counts = counts & !lsh;
-          if (rule == PairRule::either) counts = counts | (lsh & past);
+          // In this form a comparison takes in the result of the one before.
+          const auto place = static_cast<uint32_t>(rank - begin);
+          const bool past = static_cast<int32_t>(distance) >= 0;
+          if (rule == PairRule::lsh) counts = place < length && past;
+          if (rule == PairRule::own_not_lsh) counts = counts && !(place < length);
+          if (rule == PairRule::either) counts = counts || (place < length && past);
         }
         const float weight = device::exp2_approx(scores[n][e] * scale_ - lse);
         scores[n][e] = counts ? weight : 0.0f;

@@ -115,14 +115,19 @@ __device__ void store_sums(const HeadRows<T>& rows, const float (&sums)[kBlocks]
         }
       }
     } else if (token >= 0 && rows.vectors) {  // added in fp32, so fragment by fragment
-      T* const to = rows.row(token) + lane * 2;
+      auto* const to = reinterpret_cast<uint32_t*>(rows.row(token) + lane * 2);
+      uint32_t words[kBlocks];  // all are asked for before any is waited for
+#pragma unroll
+      for (int n = 0; n < kBlocks; ++n) words[n] = n * 8 < width ? to[n * 4] : 0;
 #pragma unroll
       for (int n = 0; n < kBlocks; ++n) {
-        if (n * 8 >= width) continue;
-        auto* const at = reinterpret_cast<uint32_t*>(to + n * 8);
-        const float2 held = device::unpack_pair<T>(*at);
-        *at = device::pack_pair<T>(held.x + sums[n][2 * half] * scale,
-                                   held.y + sums[n][2 * half + 1] * scale);
+        const float2 held = device::unpack_pair<T>(words[n]);
+        words[n] = device::pack_pair<T>(held.x + sums[n][2 * half] * scale,
+                                        held.y + sums[n][2 * half + 1] * scale);
+      }
+#pragma unroll
+      for (int n = 0; n < kBlocks; ++n) {
+        if (n * 8 < width) to[n * 4] = words[n];
       }
     } else if (token >= 0) {
       float scaled[kBlocks][2];

@@ -52,28 +52,30 @@ class StretchBlock {
   // dk and dv of up to a tile of keys: shares of the stretch, or all of it where the pass is direct.
   __device__ void keep_group(const int32_t* list, int count) {
     load_keys(0, list, count);
-    const TileMark own[2] = {key_mark(list, count, Tiles::own_row()),
-                             key_mark(list, count, Tiles::own_row() + 8)};
+    const TileMark own[2] = {finish(key_mark(list, count, Tiles::own_row())),
+                             finish(key_mark(list, count, Tiles::own_row() + 8))};
     int g = 0;
     int32_t x = next_query(list, count, first_);
-    const auto fetch = [&](int slot, TileMark& mark) {
+    const auto fetch = [&](int slot, RawMark& mark) {
       load_queries(slot, g, x);
       const auto n = static_cast<int>(threadIdx.x);
       if (n < kTileRows) mark = query_mark(g, x + n);
     };
-    TileMark mark;
+    const auto finish = [&](const RawMark& query) { return finish_query(query, view_.length); };
+    RawMark mark;
     fetch(1, mark);
-    tiles_.store(0, mark);
+    tiles_.store(0, finish(mark));
     typename Tiles::KeySums sums;
-    tiles_.keep_keys(sums, own, [&](int slot, TileMark& next) {
+    const auto next = [&](int slot, RawMark& coming) {
       x = next_query(list, count, x + kTileRows);
       if (x >= last_) {
         if (++g == launch_.group) return Coming::nothing;
         x = next_query(list, count, first_);
       }
-      fetch(slot, next);
+      fetch(slot, coming);
       return Coming::marked;
-    });
+    };
+    tiles_.keep_keys(sums, own, next, finish);
     if (!Tiles::finite(sums)) return write_exact_keys(p_, launch_, tile_, head_, list, count);
     if (launch_.pass == BackwardPass::direct) {
       const int32_t tokens[2] = {own[0].position, own[1].position};
@@ -120,13 +122,13 @@ class StretchBlock {
                 tiles_.rows().gradients(p_, launch_, g), last_ - x,
                 [&](int row) { return x + row; });
   }
-  __device__ TileMark key_mark(const int32_t* list, int count, int n) const {
-    return TileMark(read_key(view_, n < count ? list[n] : -1));
+  __device__ RawMark key_mark(const int32_t* list, int count, int n) const {
+    return read_raw_key(view_, n < count ? list[n] : -1);
   }
-  __device__ TileMark query_mark(int g, int32_t i) const {
+  __device__ TileMark finish(const RawMark& key) const { return finish_key(key, view_); }
+  __device__ RawMark query_mark(int g, int32_t i) const {
     if (i >= last_) return {};
-    return TileMark(
-        tiles_.rows().mark(p_, launch_, g, i, view_.length, launch_.rule == PairRule::own_not_lsh));
+    return tiles_.rows().mark(p_, launch_, g, i, launch_.rule == PairRule::own_not_lsh);
   }
 
   // The first query at or behind x that one of the keys may serve; all warps agree.
@@ -170,13 +172,22 @@ class StretchBlock {
   __device__ void pass_once(int g) {
     load_keys(0, shared_.walk.keys, listed_);
     load_queries(1, g, first_);
-    tiles_.store(0, key_mark(shared_.walk.keys, listed_, static_cast<int>(threadIdx.x)));
+    tiles_.store(0, finish(key_mark(shared_.walk.keys, listed_, static_cast<int>(threadIdx.x))));
+    RawMark raw[2];
+    const auto fetch_own = [&](int32_t x) {
+      raw[0] = query_mark(g, x + Tiles::own_row());
+      raw[1] = query_mark(g, x + Tiles::own_row() + 8);
+    };
+    fetch_own(first_);
     int slot = 1;
     for (int32_t x = first_; x < last_; x += kTileRows, slot = 3 - slot) {
-      const TileMark own[2] = {query_mark(g, x + Tiles::own_row()),
-                               query_mark(g, x + Tiles::own_row() + 8)};
+      const TileMark own[2] = {finish_query(raw[0], view_.length),
+                               finish_query(raw[1], view_.length)};
       Tiles::await_copies();
-      if (x + kTileRows < last_) load_queries(3 - slot, g, x + kTileRows);
+      if (x + kTileRows < last_) {
+        load_queries(3 - slot, g, x + kTileRows);
+        fetch_own(x + kTileRows);
+      }
       typename Tiles::QuerySums dq;
       Tiles::clear(dq);
       tiles_.add_keys(dq, own, slot, 0, 0);
@@ -204,26 +215,28 @@ class StretchBlock {
         if (from < x + kTileRows) return true;
       }
     };
-    const auto fetch = [&](int slot, TileMark& mark) {
+    const auto fetch = [&](int slot, RawMark& mark) {
       const int32_t* const list = shared_.walk.keys + group;
       load_keys(slot, list, listed_ - group);
       const auto n = static_cast<int>(threadIdx.x);
       if (n < kTileRows) mark = key_mark(list, listed_ - group, n);
     };
-    const TileMark own[2] = {query_mark(g, x + Tiles::own_row()),
-                             query_mark(g, x + Tiles::own_row() + 8)};
+    const TileMark own[2] = {finish_query(query_mark(g, x + Tiles::own_row()), view_.length),
+                             finish_query(query_mark(g, x + Tiles::own_row() + 8), view_.length)};
     typename Tiles::QuerySums dq;
     Tiles::clear(dq);
     if (find()) {
       load_queries(1, g, x);
-      TileMark mark;
+      RawMark mark;
       fetch(0, mark);
-      tiles_.store(0, mark);
-      tiles_.keep_queries(dq, own, 1, 0, 2, 0, [&](int slot, TileMark& next) {
+      tiles_.store(0, finish(mark));
+      const auto next = [&](int slot, RawMark& coming) {
         if (!find()) return Coming::nothing;
-        fetch(slot, next);
+        fetch(slot, coming);
         return Coming::marked;
-      });
+      };
+      tiles_.keep_queries(dq, own, 1, 0, 2, 0, next,
+                          [&](const RawMark& key) { return finish(key); });
     }
     write_queries(g, x, own, dq);
   }
