@@ -8,6 +8,9 @@ namespace hax::sparse_attention {
 // Sequences up to this length meet all their keys in tiles that test every pair; the first where the kernel for
 // activations of 16 bits takes the widths. Forward has a limit of its own.
 inline constexpr int64_t kDenseTilesLength = 2048, kBackwardDenseLength = 512;
+// Packed rows of up to so many tokens, which hold many short sequences as a rule, need no other kernel either. One
+// sequence that fills such a row takes about four times as long as it could.
+inline constexpr int64_t kDensePackedLength = 40960;
 // Widths that it takes.
 inline constexpr int64_t kDenseTilesWidth = 128;
 

@@ -19,6 +19,12 @@ int64_t stretch_of(int64_t tokens, int64_t longest) {
   return std::clamp(round_up(tokens / kEnoughBlocks, 64), kShortestStretch, longest);
 }
 
+int64_t dense_length_of(const BackwardParams& p, bool dense_tiles) {
+  if (!dense_tiles) return kBackwardDenseLength;
+  const bool short_row = p.sequences.packed() && p.sequences.length <= kDensePackedLength;
+  return short_row ? kDensePackedLength : kDenseTilesLength;
+}
+
 void plan_spans(const BackwardParams& p, CudaBackwardPlan& plan, Workspace& workspace) {
   const Sequences& sequences = p.sequences;
   const int64_t length = sequences.length, key_rows = sequences.batch * p.k_heads;
@@ -51,7 +57,7 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   plan.path = choose_cuda_path(p);
   plan.one_interval = pattern.has(HAX_PATTERN_FULL) || pattern.bits == HAX_PATTERN_SLIDING_WINDOW;
   plan.dense_tiles = p.q.type != Type::fp32 && std::max(p.d_qk, p.d_v) <= kDenseTilesWidth;
-  plan.dense_length = plan.dense_tiles ? kDenseTilesLength : kBackwardDenseLength;
+  plan.dense_length = dense_length_of(p, plan.dense_tiles);
   plan.path.sparse = p.sequences.length > plan.dense_length;
   plan.path.dense = !plan.one_interval && (p.sequences.packed() || !plan.path.sparse);
   plan.spans = plan.path.sparse && !plan.one_interval && plan.path.others;
