@@ -100,6 +100,8 @@ class CallOf : public Call {
       const std::vector<unsigned char> poison(bytes + 1, 0xff);
       workspace_bytes_ = bytes;
       workspace_ = std::make_unique<DeviceCopy>(poison.data(), poison.size());
+      // Copies to the device may still be under way, and other streams don't wait for them.
+      expect_cuda(cudaDeviceSynchronize());
     }
     return function_(context_, &args_, workspace_->data(), workspace_bytes_, stream);
   }
@@ -137,7 +139,6 @@ inline void expect_graph_replays(const MakeCall& make) {
   cudaStream_t stream;
   expect_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   const auto call = make(7);
-  expect_cuda(cudaDeviceSynchronize());  // the inputs' copies may still be under way
   ASSERT_EQ(call->enqueue(stream), HAX_SUCCESS) << hax_last_error();
   expect_cuda(cudaStreamSynchronize(stream));
   const std::vector<Array> want = call->results();

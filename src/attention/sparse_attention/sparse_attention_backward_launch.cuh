@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/sparse_attention/sparse_attention_backward_tiles_launch.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_finish.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_keys.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_queries.cuh"
 #include "core/integer.hpp"

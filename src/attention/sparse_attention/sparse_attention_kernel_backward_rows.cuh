@@ -110,6 +110,21 @@ __device__ void store_mark(QueryMarks<N>& marks, int n, const QueryMark& mark) {
   marks.delta[n] = mark.delta;
 }
 
+// PatternView's span and reach for an eviction that has been read already.
+__device__ inline int32_t read_eviction(const PatternView& view, int32_t j) {
+  return view.eviction ? __ldg(view.eviction + j * view.eviction_stride) : 0;
+}
+__device__ inline uint32_t span_of(const PatternView& view, int32_t j, int32_t eviction) {
+  const bool some_endless = view.full || view.sink > 0 || view.dilation > 0;
+  if (some_endless && view.endless(j)) return kEndless;
+  const int32_t life = clamp_index(eviction, view.length) - j;
+  return max(view.window, static_cast<uint32_t>(max(life, 0)));
+}
+__device__ inline int32_t reach_of(const PatternView& view, int32_t j, int32_t eviction) {
+  const int64_t end = int64_t{j} + span_of(view, j, eviction);
+  return end < view.length ? static_cast<int32_t>(end) : view.length;
+}
+
 __device__ inline Key read_key(const PatternView& view, int32_t j) {
   if (j < 0) return {};
   return {j, view.span(j), view.rank_of(j)};
