@@ -101,7 +101,11 @@ class CudaAttention : public CudaCalls {
 };
 
 TEST_F(CudaAttention, CapturedIntoAGraphAndReplayed) {
-  for (const MakeCall& make : calls()) expect_graph_replays(make);
+  int number = 0;
+  for (const MakeCall& make : calls()) {
+    SCOPED_TRACE("call " + std::to_string(number++));
+    expect_graph_replays(make);
+  }
 }
 
 TEST_F(CudaAttention, ManyStreamsAndThreadsAtOnce) {

@@ -100,6 +100,8 @@ class CallOf : public Call {
       const std::vector<unsigned char> poison(bytes + 1, 0xff);
       workspace_bytes_ = bytes;
       workspace_ = std::make_unique<DeviceCopy>(poison.data(), poison.size());
+      // Copies to the device may still be under way, and other streams don't wait for them.
+      expect_cuda(cudaDeviceSynchronize());
     }
     return function_(context_, &args_, workspace_->data(), workspace_bytes_, stream);
   }

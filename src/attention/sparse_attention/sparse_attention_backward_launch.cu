@@ -1,3 +1,4 @@
+#include "attention/sparse_attention/sparse_attention_backward_tiles_launch.cuh"
 #include "attention/sparse_attention/sparse_attention_index_launch.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_setup.cuh"
 #include "core/dispatch.hpp"
@@ -22,8 +23,10 @@ void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* 
     using T = typename decltype(type)::type;
     constexpr int V = device::kVectorElements<T>;
     const bool vectors = device::moves_in_vectors<V>(p.o) && device::moves_in_vectors<V>(p.d_o);
-    launch(delta_kernel<T>, ceil_div(queries * 8, kSetupThreads), kSetupThreads, 0, p, plan.delta,
-           vectors);
+    if (!sums_delta_itself<T>(p, plan)) {
+      launch(delta_kernel<T>, ceil_div(queries * 8, kSetupThreads), kSetupThreads, 0, p, plan.delta,
+             vectors);
+    }
     launch_backward<T>(launch, p, plan);
   });
 }

@@ -1,22 +1,13 @@
 // Backward's launches for one activation type; each type has a .cu file of its own.
 #pragma once
 
+#include "attention/sparse_attention/sparse_attention_backward_tiles_launch.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_finish.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_keys.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_queries.cuh"
-#include "core/dispatch.hpp"
 #include "core/integer.hpp"
-#include "device/launch.cuh"
 
 namespace hax::sparse_attention {
-
-template <class T>
-BackwardAccess access_of(const BackwardParams& p) {
-  constexpr int V = device::kVectorElements<T>;
-  return {device::moves_in_vectors<V>(p.q),  device::moves_in_vectors<V>(p.k),
-          device::moves_in_vectors<V>(p.v),  device::moves_in_vectors<V>(p.d_o),
-          device::moves_in_vectors<V>(p.dq), device::moves_in_vectors<V>(p.dk),
-          device::moves_in_vectors<V>(p.dv)};
-}
 
 // The kernels of a call with tiles of one shape.
 template <class S>
@@ -27,37 +18,59 @@ class BackwardPasses {
       : launch_(launch), p_(p), plan_(plan) {
     common_.access = access_of<typename S::T>(p);
     common_.plan = plan;
+    common_.group = static_cast<int32_t>(p.group());
   }
 
   void run() const {
     const CudaPath& path = plan_.path;
-    const bool one_interval = !path.dense && !plan_.spans && !path.lsh;
-    if (one_interval || path.dense) {
-      BackwardLaunch pass = common_;
-      pass.pass = BackwardPass::neighbours;
-      pass.rule = path.lsh ? PairRule::either : PairRule::own;
-      pass.short_only = !one_interval;
-      keys(pass, S::kStay);
-      queries(pass, S::kStay);
+    if (plan_.one_interval || path.dense) all_pairs();
+    if (!path.sparse || plan_.one_interval) return;
+    const PairRule rule = path.lsh ? PairRule::own_not_lsh : PairRule::own;
+    if (plan_.spans) {
+      const BackwardLaunch spans = long_pass(BackwardPass::stretch, rule, false);
+      if (!tiles(TilePass::stretch_keys, spans)) {
+        keys(spans, int64_t{1} << plan_.stretch_log2);
+      }
     }
-    if (!path.sparse || one_interval) return;
-    keys_of_spans();
     if (path.lsh) {
-      const BackwardLaunch order = long_pass(BackwardPass::order, PairRule::lsh, false);
-      keys(order, S::kStay);
-      queries(order, S::kStay);
+      lookups();
     } else if (p_.dk || p_.dv) {
       const int64_t elements = p_.sequences.batch * p_.k_heads * p_.sequences.length;
       launch_(finish_kernel<typename S::T>, ceil_div(elements * 32, kFinishThreads), kFinishThreads,
               0, p_, plan_);
     }
     if (!plan_.spans) return;
-    const PairRule rule = path.lsh ? PairRule::own_not_lsh : PairRule::own;
-    keys(long_pass(BackwardPass::direct, rule, path.lsh), S::kStay);
-    queries(long_pass(BackwardPass::stretch, rule, path.lsh), plan_.query_stretch);
+    const BackwardLaunch direct = long_pass(BackwardPass::direct, rule, path.lsh);
+    if (!tiles(TilePass::direct_keys, direct)) keys(direct, S::kStay);
+    const BackwardLaunch spans = long_pass(BackwardPass::stretch, rule, path.lsh);
+    if (!tiles(TilePass::stretch_queries, spans)) queries(spans, plan_.query_stretch);
   }
 
  private:
+  void all_pairs() const {
+    BackwardLaunch pass = common_;
+    pass.pass = BackwardPass::neighbours;
+    pass.rule = plan_.path.lsh ? PairRule::either : PairRule::own;
+    pass.short_only = !plan_.one_interval;
+    pass.sums_delta = sums_delta_itself<typename S::T>(p_, plan_);
+    if (tiles(TilePass::dense, pass)) return;
+    keys(pass, S::kStay);
+    queries(pass, S::kStay);
+  }
+  void lookups() const {
+    const BackwardLaunch order = long_pass(BackwardPass::order, PairRule::lsh, false);
+    if (!tiles(TilePass::lookup_keys, order)) keys(order, S::kStay);
+    if (!tiles(TilePass::lookup_queries, order)) queries(order, S::kStay);
+  }
+  // Runs a kernel for 16 bits; false where that doesn't take the types, the widths or the GPU.
+  bool tiles(TilePass kind, const BackwardLaunch& pass) const {
+    using T = typename S::T;
+    if constexpr (type_of<T> != Type::fp32) {
+      return plan_.dense_tiles && launch_tiles<T>(launch_, p_, kind, pass);
+    }
+    return false;
+  }
+
   BackwardLaunch long_pass(BackwardPass pass, PairRule rule, bool add) const {
     BackwardLaunch launch = common_;
     launch.pass = pass;
@@ -65,12 +78,6 @@ class BackwardPasses {
     launch.add = add;
     launch.long_only = true;
     return launch;
-  }
-
-  void keys_of_spans() const {
-    if (!plan_.spans) return;
-    const PairRule rule = plan_.path.lsh ? PairRule::own_not_lsh : PairRule::own;
-    keys(long_pass(BackwardPass::stretch, rule, false), int64_t{1} << plan_.stretch_log2);
   }
 
   void keys(BackwardLaunch pass, int64_t tile) const {
@@ -86,7 +93,6 @@ class BackwardPasses {
   int64_t blocks(BackwardLaunch& pass, int64_t heads, int64_t tile) const {
     const int64_t places = Tiling{tile}.places(p_.sequences);
     pass.places = static_cast<int32_t>(places);
-    pass.group = static_cast<int32_t>(p_.group());
     return p_.sequences.batch * heads * places;
   }
 
@@ -96,15 +102,6 @@ class BackwardPasses {
   BackwardLaunch common_ = {};
 };
 
-// Calls f with the first shape that takes the widths, or the last one.
-template <class First, class... Rest, class F>
-void dispatch_shape(int64_t d_qk, int64_t d_v, F&& f) {
-  if constexpr (sizeof...(Rest) > 0) {
-    if (d_qk > First::kQk || d_v > First::kV) return dispatch_shape<Rest...>(d_qk, d_v, f);
-  }
-  f(TypeTag<First>{});
-}
-
 template <class T>
 void launch_backward(const device::Launcher& launch, const BackwardParams& p,
                      const CudaBackwardPlan& plan) {
@@ -113,12 +110,9 @@ void launch_backward(const device::Launcher& launch, const BackwardParams& p,
   };
   if constexpr (type_of<T> == Type::fp32) {
     dispatch_shape<BackwardShape<T, 64, 128, 4, 2, 32, 1, 1>,
-                   BackwardShape<T, 256, 256, 1, 4, 16, 1, 1>>(p.d_qk, p.d_v, run);
+                   BackwardShape<T, 256, 256, 1, 4, 16, 1, 1, 1>>(p.d_qk, p.d_v, run);
   } else {
-    dispatch_shape<
-        BackwardShape<T, 32, 128, 4, 2, 32, 2, 2>, BackwardShape<T, 64, 128, 4, 2, 32, 2, 2>,
-        BackwardShape<T, 128, 128, 4, 2, 32, 2, 2>, BackwardShape<T, 256, 256, 2, 2, 32, 2, 2>>(
-        p.d_qk, p.d_v, run);
+    run(TypeTag<BackwardShape<T, 256, 256, 2, 2, 32, 2, 2, 1>>{});  // wider than the tiles
   }
 }
 

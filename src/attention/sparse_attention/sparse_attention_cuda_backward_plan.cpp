@@ -19,13 +19,19 @@ int64_t stretch_of(int64_t tokens, int64_t longest) {
   return std::clamp(round_up(tokens / kEnoughBlocks, 64), kShortestStretch, longest);
 }
 
+int64_t dense_length_of(const BackwardParams& p, bool dense_tiles) {
+  if (!dense_tiles) return kBackwardDenseLength;
+  const bool short_row = p.sequences.packed() && p.sequences.length <= kDensePackedLength;
+  return short_row ? kDensePackedLength : kDenseTilesLength;
+}
+
 void plan_spans(const BackwardParams& p, CudaBackwardPlan& plan, Workspace& workspace) {
   const Sequences& sequences = p.sequences;
   const int64_t length = sequences.length, key_rows = sequences.batch * p.k_heads;
   plan.stretch_log2 = static_cast<int>(
       std::bit_width(static_cast<uint64_t>(stretch_of(key_rows * length, kLongestStretch))) - 1);
   plan.query_stretch = stretch_of(sequences.batch * p.q_heads * length / 4, kLongestQueryStretch);
-  plan.short_span = std::max<int64_t>(p.pattern.window, 256);
+  plan.short_span = p.pattern.window > 0 ? std::max<int64_t>(p.pattern.window, 256) : 0;
   plan.chunk_reach = workspace.take<int32_t>(key_rows * Tiling{kChunkKeys}.places(sequences));
   if (!p.dk && !p.dv) return;
   // Once the queries are sorted, their former order is free.
@@ -49,11 +55,12 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   const Pattern& pattern = p.pattern;
   CudaBackwardPlan plan;
   plan.path = choose_cuda_path(p);
-  const bool one_interval =  // whose keys are neighbours, alike for all queries
-      pattern.has(HAX_PATTERN_FULL) || pattern.bits == HAX_PATTERN_SLIDING_WINDOW;
-  plan.path.sparse = p.sequences.length > kBackwardDenseLength;
-  plan.path.dense = !one_interval && (p.sequences.packed() || !plan.path.sparse);
-  plan.spans = plan.path.sparse && !one_interval && plan.path.others;
+  plan.one_interval = pattern.has(HAX_PATTERN_FULL) || pattern.bits == HAX_PATTERN_SLIDING_WINDOW;
+  plan.dense_tiles = p.q.type != Type::fp32 && std::max(p.d_qk, p.d_v) <= kDenseTilesWidth;
+  plan.dense_length = dense_length_of(p, plan.dense_tiles);
+  plan.path.sparse = p.sequences.length > plan.dense_length;
+  plan.path.dense = !plan.one_interval && (p.sequences.packed() || !plan.path.sparse);
+  plan.spans = plan.path.sparse && !plan.one_interval && plan.path.others;
   plan.path.select = false;  // its lists are forward's
   plan.indices = plan_cuda_indices(p, plan.path, workspace);
   // What forward needs only while it orders the queries.

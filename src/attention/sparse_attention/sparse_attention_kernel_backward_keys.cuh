@@ -5,11 +5,11 @@
 
 #include "attention/sparse_attention/sparse_attention_kernel_backward_bins.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_rows.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_spans.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_tile.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_walk.cuh"
 
 namespace hax::sparse_attention {
-
-inline constexpr int kFinishThreads = 256;
 
 template <class S>
 struct KeysShared : BackwardShared<S> {
@@ -18,12 +18,6 @@ struct KeysShared : BackwardShared<S> {
   int32_t first_row[S::kStay];                              // of a key's rows; kNoRows: none
   int32_t row_count[S::kStay];
 };
-
-// Rows of a key that has some.
-__device__ inline int32_t rows_of(const PatternView& view, const CudaBackwardPlan& plan,
-                                  int32_t j) {
-  return ((view.reach(j) - 1) >> plan.stretch_log2) - (j >> plan.stretch_log2) + 1;
-}
 
 // One key head of one sequence and a block's share of it.
 template <class S>
@@ -226,9 +220,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
         const auto fetch_rows = [&](int32_t x, int stage) {
           const auto at = [&](int n) { return query_at(x + n); };
           load_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(
-              shared.b1[stage], RowsView<const T>(p.q, query_head.q, launch.access.q), at);
+              shared.b1[stage % S::kTiles], RowsView<const T>(p.q, query_head.q, launch.access.q),
+              at);
           load_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(
-              shared.b2[stage], RowsView<const T>(p.d_o, query_head.d_o, launch.access.d_o), at);
+              shared.b2[stage % S::kTiles],
+              RowsView<const T>(p.d_o, query_head.d_o, launch.access.d_o), at);
           device::commit_copies();
         };
         const auto n = static_cast<int>(threadIdx.x);
@@ -249,7 +245,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
           const bool more = next < interval.end;
           QueryMark mark;
           if (more) {
-            fetch_rows(next, stage ^ 1);
+            if constexpr (S::kTiles == 2) fetch_rows(next, stage ^ 1);
             mark = fetch_mark(next);
           }
           sums.step(options, stage, [&] {
@@ -258,6 +254,10 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
             __syncthreads();
           });
           stage ^= 1;
+          if constexpr (S::kTiles == 1) {
+            __syncthreads();
+            if (more) fetch_rows(next, stage);
+          }
           if (more && marks) store_mark(shared.queries[stage], n, mark);
           x = next;
         }
@@ -273,41 +273,6 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
       group = 0;
     }
   }
-}
-
-// dk and dv of keys that LSH has no part in, and that are not summed in one go: their rows, or zeros.
-template <class T>
-__global__ void __launch_bounds__(kFinishThreads)
-    finish_kernel(const __grid_constant__ BackwardParams p,
-                  const __grid_constant__ CudaBackwardPlan plan) {
-  constexpr int kLanes = 32;
-  const int64_t length = p.sequences.length;
-  const int64_t element = (int64_t{blockIdx.x} * kFinishThreads + threadIdx.x) / kLanes;
-  const int lane = static_cast<int>(threadIdx.x % kLanes);
-  if (element >= p.sequences.batch * p.k_heads * length) return;
-  const int64_t key_row = element / length, token = element % length;
-  const int64_t row = key_row / p.k_heads, head = key_row % p.k_heads;
-  const Sequences::Range range = p.sequences.range(p.sequences.sequence_of(row, token));
-  if (range.length <= kBackwardDenseLength) return;
-  const auto j = static_cast<int32_t>(token - range.begin);
-  const int32_t first_row = plan.first_row[element];
-  if (first_row == kDirect) return;
-  int64_t row_count = 0;
-  if (first_row >= 0) {
-    row_count = rows_of(PatternView(p.pattern, range, head), plan, j);
-  }
-  const float* const rows = plan.rows + (key_row * plan.row_count + first_row) * plan.row_width;
-  const auto write = [&](const Tensor& out, int64_t width, int64_t first_column) {
-    if (!out) return;
-    T* const to = out.at<T>(row, token, head);
-    for (int64_t c = lane; c < width; c += kLanes) {
-      float sum = 0.0f;
-      for (int64_t r = 0; r < row_count; ++r) sum += rows[r * plan.row_width + first_column + c];
-      to[c * out.stride[3]] = device::from_float<T>(sum);
-    }
-  };
-  write(p.dk, p.d_qk, 0);
-  write(p.dv, p.d_v, plan.v_column);
 }
 
 }  // namespace hax::sparse_attention

@@ -4,6 +4,7 @@
 #include <new>
 
 #include "attention/sparse_attention/sparse_attention_kernel_backward_rows.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_tile.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_walk.cuh"
 
 namespace hax::sparse_attention {
@@ -40,8 +41,8 @@ class KeyStream {
     whole_ = walk_.done();
   }
 
-  // Whether the keys of the block's stretch fit the two tiles in shared memory, and so need be fetched only once.
-  __device__ bool all_fit() const { return whole_ && listed_ <= 2 * kKeys; }
+  // Whether the keys of the block's stretch fit the tiles in shared memory, and so need be fetched only once.
+  __device__ bool all_fit() const { return whole_ && listed_ <= S::kTiles * kKeys; }
 
   // Queries [first, last), or those in these places of their order; their marks are in shared memory.
   __device__ void start(int32_t first, int32_t last) {
@@ -146,9 +147,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kQueriesBlocks)
   const auto fetch_rows = [&](int stage) {
     const auto at = [&](int n) { return shared.keys[stage].position[n]; };
     load_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(
-        shared.b1[stage], RowsView<const T>(p.k, shared.k, launch.access.k), at);
+        shared.b1[stage % S::kTiles], RowsView<const T>(p.k, shared.k, launch.access.k), at);
     load_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(
-        shared.b2[stage], RowsView<const T>(p.v, shared.v, launch.access.v), at);
+        shared.b2[stage % S::kTiles], RowsView<const T>(p.v, shared.v, launch.access.v), at);
     device::commit_copies();
   };
 
@@ -191,7 +192,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kQueriesBlocks)
       }
       for (int tiles = 1; present; ++tiles, stage ^= 1) {
         bool more = tiles < kept;
-        if (kept == 0) more = fetch(stage ^ 1);
+        if (kept == 0 && S::kTiles == 2) more = fetch(stage ^ 1);
         if (more && kept == 0) {
           device::wait_for_copies<1>();
         } else {
@@ -204,6 +205,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kQueriesBlocks)
           __syncthreads();
         });
         __syncthreads();
+        if (kept == 0 && S::kTiles == 1) more = fetch(stage ^ 1);
         if (!more && kept == 0 && keys.all_fit()) kept = tiles;
         present = more;
       }

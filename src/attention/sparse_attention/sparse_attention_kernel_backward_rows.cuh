@@ -1,7 +1,8 @@
 // Backward's view of rows and marks: what a tile knows of its queries and keys, and how results are written.
 #pragma once
 
-#include "attention/sparse_attention/sparse_attention_kernel_backward_tile.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_memory.cuh"
+#include "device/math.cuh"
 
 namespace hax::sparse_attention {
 
@@ -17,15 +18,16 @@ struct BackwardLaunch {
   BackwardPass pass;
   PairRule rule;
   bool add;                    // to what the output holds
-  bool short_only, long_only;  // sequences up to, or longer than, kBackwardDenseLength
+  bool short_only, long_only;  // sequences up to, or longer than, plan.dense_length
+  bool sums_delta;             // the kernel itself does, and the plan's isn't there
   int32_t places;              // for tiles of one row
   int32_t group;               // query heads of a key head
   BackwardAccess access;
   CudaBackwardPlan plan;
 
   __device__ bool takes(int64_t length) const {
-    return !(short_only && length > kBackwardDenseLength) &&
-           !(long_only && length <= kBackwardDenseLength);
+    return !(short_only && length > plan.dense_length) &&
+           !(long_only && length <= plan.dense_length);
   }
 };
 
@@ -106,6 +108,21 @@ __device__ void store_mark(QueryMarks<N>& marks, int n, const QueryMark& mark) {
   // Without keys every P is 0.
   marks.lse[n] = mark.lse == -INFINITY ? INFINITY : mark.lse * device::kLog2E;
   marks.delta[n] = mark.delta;
+}
+
+// PatternView's span and reach for an eviction that has been read already.
+__device__ inline int32_t read_eviction(const PatternView& view, int32_t j) {
+  return view.eviction ? __ldg(view.eviction + j * view.eviction_stride) : 0;
+}
+__device__ inline uint32_t span_of(const PatternView& view, int32_t j, int32_t eviction) {
+  const bool some_endless = view.full || view.sink > 0 || view.dilation > 0;
+  if (some_endless && view.endless(j)) return kEndless;
+  const int32_t life = clamp_index(eviction, view.length) - j;
+  return max(view.window, static_cast<uint32_t>(max(life, 0)));
+}
+__device__ inline int32_t reach_of(const PatternView& view, int32_t j, int32_t eviction) {
+  const int64_t end = int64_t{j} + span_of(view, j, eviction);
+  return end < view.length ? static_cast<int32_t>(end) : view.length;
 }
 
 __device__ inline Key read_key(const PatternView& view, int32_t j) {

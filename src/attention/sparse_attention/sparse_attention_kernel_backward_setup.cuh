@@ -2,7 +2,7 @@
 #pragma once
 
 #include "attention/sparse_attention/sparse_attention_kernel_backward_bins.cuh"
-#include "attention/sparse_attention/sparse_attention_kernel_pattern.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_rows.cuh"
 #include "device/element.cuh"
 #include "device/warp.cuh"
 
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kSpanThreads)
   __shared__ int32_t warp_sums[32];
   const int64_t s = blockIdx.x / p.k_heads, head = blockIdx.x % p.k_heads;
   const Sequences::Range range = p.sequences.range(s);
-  if (range.length <= kBackwardDenseLength) return;
+  if (range.length <= plan.dense_length) return;
   const PatternView view(p.pattern, range, head);
   const int64_t key_row = range.row * p.k_heads + head, length = p.sequences.length;
   const Tiling chunks{kChunkKeys};
@@ -129,14 +129,19 @@ __global__ void __launch_bounds__(kSpanThreads)
   for (int64_t base = 0; base < range.length; base += kSpanThreads * kKeys) {
     // A warp takes a chunk, 32 keys at a time.
     const int64_t first = base + threadIdx.x / 32 * kChunkKeys;
-    int32_t wanted[kKeys], before[kKeys], total = 0, reach = 0;
+    int32_t wanted[kKeys], before[kKeys], evictions[kKeys], total = 0, reach = 0;
+#pragma unroll
+    for (int n = 0; n < kKeys; ++n) {  // all are asked for before any is waited for
+      evictions[n] =
+          read_eviction(view, static_cast<int32_t>(min(first + n * 32 + lane, range.length - 1)));
+    }
 #pragma unroll
     for (int n = 0; n < kKeys; ++n) {
       wanted[n] = kNoRows;
       before[n] = total;
       const auto j = static_cast<int32_t>(first) + n * 32 + lane;
       if (first + n * 32 + lane < range.length) {
-        const int32_t end = view.reach(j);
+        const int32_t end = reach_of(view, j, evictions[n]);
         if (end > j) {
           reach = max(reach, end);
           const int32_t rows = ((end - 1) >> plan.stretch_log2) - (j >> plan.stretch_log2) + 1;

@@ -5,26 +5,16 @@
 //   queries stay: A1 = q, A2 = d_o, B1 = k, B2 = v, out1 = dq
 #pragma once
 
-#include "attention/sparse_attention/sparse_attention_cuda_backward.hpp"
-#include "attention/sparse_attention/sparse_attention_kernel_pattern.cuh"
-#include "device/async_copy.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_memory.cuh"
 #include "device/math.cuh"
 #include "device/tile_operands.cuh"
 
 namespace hax::sparse_attention {
 
-// Which of a tile's pairs of query and key count; `own` and `lsh` as in sparse_attention_kernel_pattern.cuh.
-enum class PairRule {
-  own,          // those of the keys' spans
-  lsh,          // those looked up in key_order
-  own_not_lsh,  // those of the spans that are not looked up
-  either,
-};
-
 // kQk, kV: widths that rows are padded to. A warp owns 16 of the rows that stay and one of kColumnWarps shares of
 // the results' columns.
 template <class T_, int kQk_, int kV_, int kRowWarps_, int kColumnWarps_, int kStreamed_,
-          int kKeysBlocks_, int kQueriesBlocks_>
+          int kKeysBlocks_, int kQueriesBlocks_, int kTiles_ = 2>
 struct BackwardShape {
   using T = T_;
   static constexpr int kQk = kQk_, kV = kV_;
@@ -32,6 +22,8 @@ struct BackwardShape {
   static constexpr int kStay = 16 * kRowWarps;  // rows that stay
   static constexpr int kStreamed = kStreamed_;  // rows of a streamed tile
   static constexpr int kKeysBlocks = kKeysBlocks_, kQueriesBlocks = kQueriesBlocks_;  // on an SM
+  // Streamed tiles in shared memory: with two, one is on its way while the other is worked on.
+  static constexpr int kTiles = kTiles_;
   static constexpr int kThreads = 32 * kRowWarps * kColumnWarps;
   static constexpr int kMarks = kStay > kStreamed ? kStay : kStreamed;
   // The warps that share rows take a piece of the streamed rows each and exchange P and dS through shared memory; where
@@ -44,31 +36,14 @@ struct BackwardShape {
   static constexpr int kStride1 = kQk + kPad, kStride2 = kV + kPad;
 };
 
-// Numbers of the queries and keys of the tiles at hand.
-template <int N>
-struct QueryMarks {
-  int32_t position[N];  // -1: not there
-  int32_t begin[N];
-  uint32_t count[N];  // of its keys in key_order
-  float lse[N];       // in units of log 2
-  float delta[N];
-};
-template <int N>
-struct KeyMarks {
-  int32_t position[N];
-  uint32_t span[N];
-  int32_t rank[N];
-};
-
 template <class S>
 struct BackwardShared {
   using T = typename S::T;
   // The tiles' order and nearness matter to BackwardTile::stage.
   alignas(16) T a1[S::kStay * S::kStride1];
   alignas(16) T a2[S::kStay * S::kStride2];
-  // Two tiles: one is on its way while the other is worked on.
-  alignas(16) T b1[2][S::kStreamed * S::kStride1];
-  alignas(16) T b2[2][S::kStreamed * S::kStride2];
+  alignas(16) T b1[S::kTiles][S::kStreamed * S::kStride1];
+  alignas(16) T b2[S::kTiles][S::kStreamed * S::kStride2];
   // Those that stay use the first.
   alignas(16) QueryMarks<S::kMarks> queries[2];
   alignas(16) KeyMarks<S::kMarks> keys[2];
@@ -79,69 +54,6 @@ struct BackwardShared {
   bool any[S::kThreads / 32];
   int32_t least, greatest;  // of what the block's threads agree on
 };
-
-// Which tensors can be moved 16 bytes at a time.
-struct BackwardAccess {
-  bool q, k, v, d_o, dq, dk, dv;
-};
-
-// Rows of one head of a (B, L, heads, width) tensor; `data`: those of a sequence's first token.
-template <class T>
-struct RowsView {
-  T* data;
-  int64_t stride, element_stride;
-  int width;
-  bool vectors;
-
-  __device__ RowsView(const Tensor& tensor, T* first, bool vectors)
-      : data(first),
-        stride(tensor.stride[1]),
-        element_stride(tensor.stride[3]),
-        width(static_cast<int>(tensor.shape[3])),
-        vectors(vectors) {}
-  __device__ RowsView(const Tensor& tensor, const Sequences::Range& range, int64_t head,
-                      bool vectors)
-      : RowsView(tensor, tensor.at<T>(range.row, range.begin, head), vectors) {}
-};
-
-// Copies rows position(0 .. kRows - 1) to shared memory, padded with zeros; asynchronously if in vectors.
-template <int kThreads, int kRows, int kWidth, int kStride, class T, class F>
-__device__ void load_tile(T* to, const RowsView<const T>& rows, F&& position) {
-  if (rows.vectors) {
-    constexpr int V = device::kVectorElements<T>;
-    constexpr int kVectors = kWidth / V;
-    static_assert(kThreads % kVectors == 0);
-    const int column = static_cast<int>(threadIdx.x) % kVectors * V;
-    const bool inside = column < rows.width;
-    const T* const from = rows.data + (inside ? column : 0);
-#pragma unroll 4
-    for (int row = static_cast<int>(threadIdx.x) / kVectors; row < kRows;
-         row += kThreads / kVectors) {
-      const int32_t at = position(row);
-      device::copy_async_16(to + row * kStride + column, at >= 0 ? from + at * rows.stride : from,
-                            inside && at >= 0);
-    }
-    return;
-  }
-#pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * kWidth; i += kThreads) {
-    const int row = i / kWidth, column = i % kWidth;
-    const int32_t at = position(row);
-    to[row * kStride + column] = at >= 0 && column < rows.width
-                                     ? rows.data[at * rows.stride + column * rows.element_stride]
-                                     : device::from_float<T>(0.0f);
-  }
-}
-
-// Replaces what isn't finite by 0.
-template <int kThreads, int kRows, int kWidth, int kStride, class T>
-__device__ void clean_tile(T* tile) {
-#pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * kWidth; i += kThreads) {
-    T& value = tile[i / kWidth * kStride + i % kWidth];
-    if (!isfinite(device::to_float(value))) value = device::from_float<T>(0.0f);
-  }
-}
 
 // What a step needs beside the tiles.
 struct StepOptions {
@@ -191,9 +103,10 @@ class BackwardTile {
     if (!any && !S::kExchange) return;
     set_zero(products);
     if (any) {
-      multiply_rows<S::kQk, S::kStride1>(scores, shared_.a1, shared_.b1[stage], begin);
+      multiply_rows<S::kQk, S::kStride1>(scores, shared_.a1, shared_.b1[stage % S::kTiles], begin);
       if (o.want1) {
-        multiply_rows<S::kV, S::kStride2>(products, shared_.a2, shared_.b2[stage], begin);
+        multiply_rows<S::kV, S::kStride2>(products, shared_.a2, shared_.b2[stage % S::kTiles],
+                                          begin);
       }
       weigh(o, scores, products, begin);
     } else {
@@ -211,11 +124,11 @@ class BackwardTile {
       }
     }
     if (any && o.want1) {
-      accumulate<kBlocks1, S::kStride1>(out1_, products, shared_.ds, shared_.b1[stage]);
+      accumulate<kBlocks1, S::kStride1>(out1_, products, shared_.ds, shared_.b1[stage % S::kTiles]);
     }
     if constexpr (kKeysStay) {
       if (any && o.want2) {
-        accumulate<kBlocks2, S::kStride2>(out2_, scores, shared_.p, shared_.b2[stage]);
+        accumulate<kBlocks2, S::kStride2>(out2_, scores, shared_.p, shared_.b2[stage % S::kTiles]);
       }
     }
     if (o.careful) {
@@ -342,8 +255,8 @@ class BackwardTile {
       products[n][e] = counts ? products[n][e] : 0.0f;
     });
     __syncthreads();
-    clean_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(shared_.b1[stage_]);
-    clean_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(shared_.b2[stage_]);
+    clean_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(shared_.b1[stage_ % S::kTiles]);
+    clean_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(shared_.b2[stage_ % S::kTiles]);
     __syncthreads();
   }
 

@@ -1,8 +1,7 @@
 // The keys whose spans touch a stretch of queries, ascending, in lists of as many as shared memory takes.
 #pragma once
 
-#include "attention/sparse_attention/sparse_attention_cuda_backward.hpp"
-#include "attention/sparse_attention/sparse_attention_kernel_pattern.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_rows.cuh"
 
 namespace hax::sparse_attention {
 
@@ -96,14 +95,19 @@ class KeyWalkInStretch {
     int own = 0;
     const int32_t first_key =
         at < chunk_count_ ? shared_.chunks[at] * static_cast<int32_t>(kChunkKeys) : last_;
+    const PatternView view = view_;             // in registers
+    int32_t evictions[kRounds], rows[kRounds];  // all are asked for before any is waited for
+#pragma unroll
+    for (int n = 0; n < kRounds; ++n) {
+      const int32_t j = min(first_key + n * 32 + lane, last_ - 1);
+      evictions[n] = read_eviction(view, j);
+      rows[n] = with_rows_ ? __ldg(first_row_ + j) : 0;
+    }
 #pragma unroll
     for (int n = 0; n < kRounds; ++n) {
       const int32_t j = first_key + n * 32 + lane;
-      bool touches = false;
-      if (j < last_) {
-        const int64_t reach = view_.reach(j);
-        touches = reach > first_ && reach > j && (!with_rows_ || first_row_[j] >= 0);
-      }
+      const int32_t reach = reach_of(view, j, evictions[n]);
+      const bool touches = j < last_ && reach > first_ && reach > j && rows[n] >= 0;
       votes[n] = __ballot_sync(0xffffffffu, touches);
       own += __popc(votes[n]);
     }
