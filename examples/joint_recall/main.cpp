@@ -33,6 +33,8 @@ int run(int argc, char** argv) {
   add_create_dataset_command(app, exit_code);
   add_eval_command(app, exit_code);
   add_dump_command(app, exit_code);
+  add_sweep_command(app, exit_code);
+  add_report_command(app, exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
@@ -44,8 +46,8 @@ int run(int argc, char** argv) {
   if (app.get_subcommands().empty()) {
     fmt::print(
         stderr,
-        "joint_recall: expected a subcommand: train, create-dataset, eval or dump (--help tells "
-        "about them)\n");
+        "joint_recall: expected a subcommand: train, sweep, report, create-dataset, eval or dump "
+        "(--help tells about them)\n");
     return kUsage;
   }
   return exit_code;

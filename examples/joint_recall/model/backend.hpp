@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "hax/hax.h"
 #include "model/config.hpp"
@@ -142,6 +143,7 @@ std::unique_ptr<Backend> make_cpu_backend(int num_threads = 0);
 // With bf16 activations matrix products may round their factors to tf32. Throws ModelError.
 std::unique_ptr<Backend> make_cuda_backend(int device, Precision precision);
 int count_gpus();  // that can be used; 0 also without a driver
+std::string gpu_name(int device);
 #endif
 
 }  // namespace joint_recall

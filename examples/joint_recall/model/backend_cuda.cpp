@@ -36,6 +36,12 @@ int count_gpus() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+std::string gpu_name(int device) {
+  cudaDeviceProp properties;
+  check_cuda(cudaGetDeviceProperties(&properties, device), "asking for the GPU's name");
+  return properties.name;
+}
+
 CudaBackend::CudaBackend(int device, Precision precision) : device_(device) {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);

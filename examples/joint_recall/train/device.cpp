@@ -48,6 +48,17 @@ std::shared_ptr<Backend> make_backend(const std::string& device, Precision preci
 }
 
 bool has_gpu() { return count_gpus() > 0; }
+
+std::vector<std::string> all_devices() {
+  std::vector<std::string> devices;
+  for (int i = 0; i < count_gpus(); ++i) devices.push_back(fmt::format("cuda:{}", i));
+  return devices.empty() ? std::vector<std::string>{"cpu"} : devices;
+}
+
+std::string device_name(const std::string& device) {
+  const int number = gpu_number(device);
+  return number < 0 ? "CPU" : gpu_name(number);
+}
 #else
 void check_device(const std::string& device) {
   if (gpu_number(device) < 0) return;
@@ -62,6 +73,8 @@ std::shared_ptr<Backend> make_backend(const std::string& device, Precision, int 
 }
 
 bool has_gpu() { return false; }
+std::vector<std::string> all_devices() { return {"cpu"}; }
+std::string device_name(const std::string&) { return "CPU"; }
 #endif
 
 std::string default_device() { return has_gpu() ? "cuda" : "cpu"; }

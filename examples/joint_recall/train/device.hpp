@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "model/backend.hpp"
 
@@ -13,6 +14,8 @@ void check_device(const std::string& device);
 std::shared_ptr<Backend> make_backend(const std::string& device, Precision precision,
                                       int num_threads);
 bool has_gpu();
+std::vector<std::string> all_devices();              // all GPUs, or the CPU where there is none
+std::string device_name(const std::string& device);  // "NVIDIA H100 80GB HBM3", "CPU"
 // cuda where there is a GPU that can be used, otherwise cpu.
 std::string default_device();
 

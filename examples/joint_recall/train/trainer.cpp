@@ -23,8 +23,12 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }  // namespace
 
 double learning_rate(const TrainSettings& settings, int64_t step) {
-  if (step > settings.warmup_step) return settings.lr;
-  return settings.lr * static_cast<double>(step - 1) / static_cast<double>(settings.warmup_step);
+  if (step <= settings.warmup_step) {
+    return settings.lr * static_cast<double>(step - 1) / static_cast<double>(settings.warmup_step);
+  }
+  const int64_t left = settings.step - step + 1;
+  if (left >= settings.decay_step) return settings.lr;
+  return settings.lr * static_cast<double>(left) / static_cast<double>(settings.decay_step);
 }
 
 Trainer::Trainer(const RunFolder& folder, const Dataset& dataset, Model& model,

@@ -15,7 +15,8 @@
 
 namespace joint_recall {
 
-// Learning rate of update `step`, counted from 1: it rises from 0 by lr / warmup_step an update.
+// Learning rate of update `step`, counted from 1: it rises from 0 by lr / warmup_step an update,
+// and over the last decay_step updates falls by lr / decay_step each.
 double learning_rate(const TrainSettings& settings, int64_t step);
 
 // The file is that of a run that ends here: it doesn't depend on how long this one goes on.
