@@ -34,6 +34,7 @@ int run(int argc, char** argv) {
   add_eval_command(app, exit_code);
   add_dump_command(app, exit_code);
   add_sweep_command(app, exit_code);
+  add_profile_command(app, exit_code);
   add_report_command(app, exit_code);
   try {
     app.parse(argc, argv);
@@ -46,7 +47,7 @@ int run(int argc, char** argv) {
   if (app.get_subcommands().empty()) {
     fmt::print(
         stderr,
-        "joint_recall: expected a subcommand: train, sweep, report, create-dataset, eval or dump "
+        "joint_recall: expected a subcommand: train, sweep, profile, report, create-dataset, eval or dump "
         "(--help tells about them)\n");
     return kUsage;
   }

@@ -24,6 +24,18 @@ const hax_tensor* Operands::make(const void* data, hax_data_type type,
   return &tensor.descriptor;
 }
 
+double Operands::tensor_bytes() const {
+  double bytes = 0.0;
+  for (const Tensor& tensor : tensors_) {
+    double elements = 1.0;
+    for (int32_t axis = 0; axis < tensor.descriptor.ndim; ++axis) {
+      elements *= static_cast<double>(tensor.shape[static_cast<size_t>(axis)]);
+    }
+    bytes += elements * tensor.descriptor.dtype.bits / 8.0;
+  }
+  return bytes;
+}
+
 const hax_tensor* Operands::make_tokens(const void* data, hax_data_type type, int64_t stride,
                                         std::initializer_list<int64_t> axes) {
   Tensor& tensor = tensors_.emplace_back();

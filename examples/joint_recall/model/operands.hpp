@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <vector>
 
+#include "model/operation.hpp"
 #include "model/parameters.hpp"
 #include "model/pass.hpp"
 
@@ -39,7 +40,10 @@ class Operands {
     size_t bytes = 0;
     check(name, workspace_size(context, &args, &bytes));
     void* workspace = bytes == 0 ? nullptr : pass_.arena.take_bytes(bytes);
-    check(name, function(context, &args, workspace, bytes, pass_.backend.stream()));
+    {
+      const OperationScope scope({name, tensor_bytes()});
+      check(name, function(context, &args, workspace, bytes, pass_.backend.stream()));
+    }
     finish();
   }
 
@@ -61,6 +65,7 @@ class Operands {
                          std::initializer_list<int64_t> shape);
   const hax_tensor* make_tokens(const void* data, hax_data_type type, int64_t stride,
                                 std::initializer_list<int64_t> axes);
+  double tensor_bytes() const;  // of all together
   static void check(const char* name, hax_status status);
   void finish();  // converts bf16 outputs, adds gradients
 

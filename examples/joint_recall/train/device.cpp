@@ -8,9 +8,6 @@
 #include "train/error.hpp"
 
 namespace joint_recall {
-namespace {
-
-// N of cuda:N, 0 of cuda, -1 of cpu.
 int gpu_number(const std::string& device) {
   if (device == "cpu") return -1;
   if (device == "cuda") return 0;
@@ -22,8 +19,6 @@ int gpu_number(const std::string& device) {
   }
   return std::stoi(device.substr(5));
 }
-
-}  // namespace
 
 #ifdef JOINT_RECALL_WITH_CUDA
 void check_device(const std::string& device) {

@@ -9,6 +9,8 @@
 
 namespace joint_recall {
 
+// N of cuda:N, 0 of cuda, -1 of cpu. Throws a TrainError for a name that is no device.
+int gpu_number(const std::string& device);
 // Throws a TrainError for a name that is no device, or a device that this trainer hasn't got.
 void check_device(const std::string& device);
 std::shared_ptr<Backend> make_backend(const std::string& device, Precision precision,

@@ -14,6 +14,7 @@
 #include "train/report.hpp"
 #include "train/run_files.hpp"
 #include "train/stop_signal.hpp"
+#include "train/train_flags.hpp"
 #include "train/trainer.hpp"
 
 namespace joint_recall {
@@ -28,34 +29,6 @@ constexpr const char* kAbout =
     "The defaults shown are the paper's, which --no-quick turns on. Ctrl-C saves and exits; "
     "--resume goes on "
     "with equal bits.";
-
-template <class T>
-void add_field(CLI::App& command, const std::string& group, TrainFlags& flags, const char* name,
-               const char* help, T& value) {
-  if constexpr (std::is_same_v<T, bool>) {
-    const auto setter = [&flags, &value, name](bool chosen) {
-      return [&flags, &value, name, chosen] {
-        value = chosen;
-        flags.given.insert(name);
-      };
-    };
-    CLI::Option* on = command.add_flag_callback(fmt::format("--{}", name), setter(true), help);
-    command.add_flag_callback(fmt::format("--no-{}", name), setter(false))
-        ->group(group)
-        ->excludes(on);
-    on->group(group);
-  } else {
-    const auto set = [&flags, &value, name](const std::string& text) {
-      parse_field(name, text, value);
-      flags.given.insert(name);
-    };
-    CLI::Option* option =
-        command.add_option_function<std::string>(fmt::format("--{}", name), set, help)
-            ->group(group);
-    const std::string text = field_text(value);
-    if (!text.empty()) option->default_str(text);
-  }
-}
 
 std::string describe(const ModelConfig& model) {
   std::string text = fmt::format("{} of width {}, {} layers", to_string(model.base_arch),
@@ -204,24 +177,18 @@ void add_train_command(CLI::App& app, int& exit_code) {
   CLI::App* command = add_subcommand(app, "train", "Train a model");
   const auto flags = std::make_shared<TrainFlags>();
   command->footer(kAbout);
-  std::string group = "The official trainer's options";
-  const auto add = [&](const char* name, const char* help, Keep, auto access) {
-    add_field(*command, group, *flags, name, help, access(flags->value));
-  };
-  visit_official_fields(add);
-  group = "Own options";
+  add_train_options(*command, *flags);
   CLI::Option* quick = command->add_flag_callback(
       "--quick", [flags] { flags->quick = true; },
       "The quick setting (default without --data_dir, or without a GPU)");
-  quick->group(group);
+  quick->group(kOwnOptions);
   command
       ->add_flag_callback(
           "--no-quick", [flags] { flags->quick = false; }, "The paper's setting")
-      ->group(group)
+      ->group(kOwnOptions)
       ->excludes(quick);
   command->add_option("--resume", flags->resume, "Folder of a run: go on after its last checkpoint")
-      ->group(group);
-  visit_own_fields(add);
+      ->group(kOwnOptions);
   command->callback([flags, &exit_code] {
     catch_stop_signals();
     try {

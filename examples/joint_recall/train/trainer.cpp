@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "model/operation.hpp"
 #include "train/error.hpp"
 #include "train/report.hpp"
 #include "train/stop_signal.hpp"
@@ -67,6 +68,7 @@ bool Trainer::run() {
 }
 
 void Trainer::update() {
+  const OperationScope scope({.name = "training step"});
   const int64_t step = state_.step + 1;
   for (int64_t i = 0; i < settings_.grad_acc; ++i) {
     model_.queue(batches_.view((step - 1) * settings_.grad_acc + i),
@@ -162,6 +164,7 @@ bool Trainer::finished() const {
 }
 
 bool Trainer::validate() {
+  const OperationScope scope({.name = "validation"});
   collect();
   const Clock::time_point start = Clock::now();
   ProgressBar bar(fmt::format("validation after step {}:", state_.step), dataset_.valid.size());
@@ -207,6 +210,7 @@ void save_best(const RunFolder& folder, const Model& model, CheckpointInfo info)
 }
 
 void Trainer::save() {
+  const OperationScope scope({.name = "checkpoint"});
   metrics_.sync(state_);
   save_checkpoint(folder_ / kLastName, model_, info_);
   saved_ = Clock::now();
