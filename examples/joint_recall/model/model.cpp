@@ -19,19 +19,26 @@ namespace {
 class KeyedDraws : public RandomDraws {
  public:
   KeyedDraws(Backend& backend, uint64_t seed, RandomPurpose hash_purpose, uint64_t step,
-             uint32_t part)
-      : backend_(backend), seed_(seed), hash_purpose_(hash_purpose), step_(step), part_(part) {}
+             uint32_t part, int64_t first_token = 0)
+      : backend_(backend),
+        seed_(seed),
+        hash_purpose_(hash_purpose),
+        step_(step),
+        part_(part),
+        first_token_(first_token) {}
 
   void hash_projection(int64_t layer, Matrix R) override {
     backend_.random_normal(key(hash_purpose_, layer), R.rows * R.columns, R.data);
   }
   void ranking_noise(int64_t layer, int64_t tokens, float* noise) override {
-    backend_.random_uniform(key(RandomPurpose::kRankingNoise, layer), tokens, noise);
+    RandomKey from = key(RandomPurpose::kRankingNoise, layer);
+    from.first = static_cast<uint64_t>(first_token_);
+    backend_.random_uniform(from, tokens, noise);
   }
 
  private:
   RandomKey key(RandomPurpose purpose, int64_t layer) const {
-    return {seed_, purpose, static_cast<uint32_t>(layer), step_, part_};
+    return {seed_, purpose, static_cast<uint32_t>(layer), step_, part_, 0};
   }
 
   Backend& backend_;
@@ -39,6 +46,7 @@ class KeyedDraws : public RandomDraws {
   RandomPurpose hash_purpose_;
   uint64_t step_;
   uint32_t part_;
+  int64_t first_token_;
 };
 
 // First entries of work keys.
@@ -136,6 +144,7 @@ struct Model::Impl {
   std::vector<ResidualStep> steps;
   Weight embedding;
   StepResults results;
+  GradientSum sum_gradients;
   BatchOnDevice batch;  // of the present pass
 };
 
@@ -185,6 +194,8 @@ void Model::set(const Parameter& parameter, ParameterPart part, std::span<const 
   impl_->store.set(parameter, part, values);
 }
 
+void Model::set_gradient_sum(GradientSum sum) { impl_->sum_gradients = std::move(sum); }
+
 void Model::queue(const BatchView& batch, const MicroStep& micro_step) {
   if (micro_step.count < 1 || micro_step.count > 65536 || micro_step.index < 0 ||
       micro_step.index >= micro_step.count) {
@@ -193,9 +204,10 @@ void Model::queue(const BatchView& batch, const MicroStep& micro_step) {
   }
   Impl& m = *impl_;
   KeyedDraws draws(*m.backend, m.seed, RandomPurpose::kHashProjection,
-                   static_cast<uint64_t>(micro_step.step), static_cast<uint32_t>(micro_step.index));
+                   static_cast<uint64_t>(micro_step.step), static_cast<uint32_t>(micro_step.index),
+                   micro_step.first_token);
   const auto asked = static_cast<double>(batch.asked_positions.size());
-  const double scale = asked == 0.0 ? 0.0 : 1.0 / (asked * micro_step.count);
+  const double scale = asked == 0.0 ? 0.0 : micro_step.loss_share / (asked * micro_step.count);
   Pass pass = m.begin(batch, draws, true, m.backend->records(), static_cast<float>(scale));
   const auto dgate_loss = static_cast<float>(micro_step.gate_loss_weight / micro_step.count);
   pass.dgate_loss = m.upload(std::span<const float>(&dgate_loss, 1));
@@ -222,6 +234,9 @@ void Model::apply(int64_t step, double lr) {
   args.step = step;
   args.lr = lr;
   const ParameterStore& store = impl_->store;
+  if (impl_->sum_gradients) {
+    impl_->sum_gradients(store.part(ParameterPart::kGradient), store.flat_count());
+  }
   impl_->backend->adamw(args, store.flat_count(), store.part(ParameterPart::kGradient),
                         store.part(ParameterPart::kValue), store.part(ParameterPart::kFirstMoment),
                         store.part(ParameterPart::kSecondMoment));

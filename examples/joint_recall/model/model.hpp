@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -29,7 +30,14 @@ struct MicroStep {
   int32_t index = 0;  // micro-steps of one update count from 0; index 0 clears the gradients
   int32_t count = 1;  // --grad_acc: gradients are those of the mean over `count` micro-steps
   double gate_loss_weight = 0.1;
+  // Of a batch that is one rank's part of a larger one: its share of the asked positions, and the tokens
+  // of that batch before it.
+  double loss_share = 1.0;
+  int64_t first_token = 0;
 };
+
+// Adds up the ranks' gradients, in place: memory of the device, and how many numbers.
+using GradientSum = std::function<void(float* gradient, int64_t count)>;
 
 struct StepResult {
   double loss = 0.0;       // mean cross entropy over the batch's asked positions
@@ -76,6 +84,9 @@ class Model {
   std::vector<float> get(const Parameter& parameter, ParameterPart part) const;
   // Throws ModelError when the number of values isn't parameter.count.
   void set(const Parameter& parameter, ParameterPart part, std::span<const float> values);
+
+  // Called before every update from now on.
+  void set_gradient_sum(GradientSum sum);
 
   // Queues one micro-step: loss and gradients, without touching the weights.
   void queue(const BatchView& batch, const MicroStep& micro_step);

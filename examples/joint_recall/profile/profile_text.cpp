@@ -22,15 +22,17 @@ std::string percent_or_blank(double share) {
 std::string profile_text(const Profile& profile) {
   const auto steps = static_cast<double>(profile.steps);
   double all = 0.0;
-  for (const KernelRow& row : profile.kernels) all += row.seconds;
+  for (const OperationRow& row : profile.operations) all += row.seconds;
   const auto micro = [&](double seconds) { return 1e6 * seconds / steps; };
   const auto each = [&](int64_t calls) { return static_cast<double>(calls) / steps; };
 
-  std::string text = fmt::format(
-      "{}, on {}\na step takes {:.1f} us; {:.1f} us of them at least one kernel runs; "
-      "kernels together {:.1f} us (means over {} steps)\n\n",
-      profile.title, profile.device, 1e6 * profile.step_seconds, 1e6 * profile.busy_seconds,
-      micro(all), profile.steps);
+  std::string text = fmt::format("{}, on {}\na step takes {:.1f} us (mean of {})", profile.title,
+                                 profile.device, 1e6 * profile.step_seconds, profile.steps);
+  if (!profile.kernels.empty()) {
+    text += fmt::format("; kernels run in {:.1f} us of a step watched, and add up to {:.1f} us",
+                        1e6 * profile.busy_seconds, micro(all));
+  }
+  text += "\n\n";
   text += fmt::format("{:<34} {:>8} {:>10} {:>8} {:>10} {:>9}\n", "operation", "calls", "us",
                       "share", "MB at least", "roofline");
   for (const OperationRow& row : profile.operations) {
@@ -40,6 +42,7 @@ std::string profile_text(const Profile& profile) {
                         row.bytes == 0.0 ? "" : fmt::format("{:.2f}", row.bytes / steps / 1e6),
                         percent_or_blank(roofline_share(row, profile.bytes_per_second)));
   }
+  if (profile.kernels.empty()) return text;
   text +=
       fmt::format("\n{:<58} {:<26} {:>8} {:>10} {:>8}\n", "kernel", "of", "calls", "us", "share");
   for (const KernelRow& row : profile.kernels) {

@@ -21,7 +21,6 @@ class CpuProfiler : public Profiler, public OperationWatcher {
     for (auto& [name, row] : rows_) {
       row.operation = name;
       profile.operations.push_back(row);
-      profile.busy_seconds += row.seconds / static_cast<double>(profile.steps);
     }
   }
 

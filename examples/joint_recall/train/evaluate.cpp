@@ -1,6 +1,46 @@
 #include "train/evaluate.hpp"
 
 namespace joint_recall {
+namespace {
+
+// Of the batches seen; counts are small enough to be exact.
+struct Sums {
+  double loss = 0.0;
+  double asked = 0.0;
+  double accuracy = 0.0;
+  double items = 0.0;
+  std::map<std::pair<int, int>, Evaluation::Table> by_table;
+
+  Evaluation means() const {
+    return {.items = static_cast<int64_t>(items),
+            .loss = loss / asked,
+            .accuracy = accuracy / items,
+            .by_table = by_table};
+  }
+};
+
+void add_batch(Model& model, const Split& split, BatchSource& source, int64_t number, Sums& sums) {
+  const BatchView view = source.view(number);
+  const EvalResult result = model.evaluate(view, static_cast<uint64_t>(number));
+  const auto asked = static_cast<double>(view.asked_targets.size());
+  sums.loss += result.loss * asked;
+  sums.asked += asked;
+  for (int64_t i = 0; i < view.items(); ++i) {
+    int64_t right = 0;
+    const int32_t begin = view.asked_offsets[i];
+    const int32_t end = view.asked_offsets[i + 1];
+    for (int32_t j = begin; j < end; ++j) right += result.predictions[j] == view.asked_targets[j];
+    const double accuracy = static_cast<double>(right) / (end - begin);
+    const ItemShape shape = split.order().shape(source.batches().item_index(number, i));
+    Evaluation::Table& table = sums.by_table[{shape.n_context, shape.n_key}];
+    ++table.items;
+    table.accuracy_sum += accuracy;
+    sums.accuracy += accuracy;
+  }
+  sums.items += static_cast<double>(view.items());
+}
+
+}  // namespace
 
 BatchView BatchSource::view(int64_t number) {
   if (packing_) {
@@ -14,34 +54,25 @@ BatchView BatchSource::view(int64_t number) {
 std::optional<Evaluation> evaluate(Model& model, const Split& split, int64_t bsz, bool packing,
                                    const EvaluationProgress& progress) {
   BatchSource source(split, bsz, Repeat::kOnce, packing);
-  Evaluation total;
-  double loss_sum = 0.0;
-  double accuracy_sum = 0.0;
-  int64_t asked = 0;
+  Sums sums;
   for (int64_t number = 0; number < source.batches().batches_per_pass(); ++number) {
-    if (progress && !progress(total.items)) return std::nullopt;
-    const BatchView view = source.view(number);
-    const EvalResult result = model.evaluate(view, static_cast<uint64_t>(number));
-    const auto batch_asked = static_cast<int64_t>(view.asked_targets.size());
-    loss_sum += result.loss * static_cast<double>(batch_asked);
-    asked += batch_asked;
-    for (int64_t i = 0; i < view.items(); ++i) {
-      int64_t right = 0;
-      const int32_t begin = view.asked_offsets[i];
-      const int32_t end = view.asked_offsets[i + 1];
-      for (int32_t j = begin; j < end; ++j) right += result.predictions[j] == view.asked_targets[j];
-      const double accuracy = static_cast<double>(right) / (end - begin);
-      const ItemShape shape = split.order().shape(source.batches().item_index(number, i));
-      Evaluation::Table& table = total.by_table[{shape.n_context, shape.n_key}];
-      ++table.items;
-      table.accuracy_sum += accuracy;
-      accuracy_sum += accuracy;
-    }
-    total.items += view.items();
+    if (progress && !progress(static_cast<int64_t>(sums.items))) return std::nullopt;
+    add_batch(model, split, source, number, sums);
   }
-  total.loss = loss_sum / static_cast<double>(asked);
-  total.accuracy = accuracy_sum / static_cast<double>(total.items);
-  return total;
+  return sums.means();
+}
+
+Evaluation evaluate_together(Model& model, const Split& split, int64_t bsz, bool packing,
+                             const Ranks& ranks) {
+  BatchSource source(split, bsz, Repeat::kOnce, packing);
+  Sums sums;
+  for (int64_t number = ranks.rank(); number < source.batches().batches_per_pass();
+       number += ranks.size()) {
+    add_batch(model, split, source, number, sums);
+  }
+  double numbers[] = {sums.loss, sums.asked, sums.accuracy, sums.items};
+  ranks.sum(std::span<double>(numbers));
+  return Sums{numbers[0], numbers[1], numbers[2], numbers[3], {}}.means();
 }
 
 std::vector<int> item_predictions(Model& model, const Split& split, int64_t index) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "model/operation.hpp"
 #include "train/error.hpp"
@@ -33,19 +34,25 @@ double learning_rate(const TrainSettings& settings, int64_t step) {
 }
 
 Trainer::Trainer(const RunFolder& folder, const Dataset& dataset, Model& model,
-                 const CheckpointInfo& info)
+                 const CheckpointInfo& info, const Ranks& ranks)
     : folder_(folder),
       dataset_(dataset),
       model_(model),
       info_(info),
-      batches_(dataset.train, info.settings.bsz, Repeat::kForever, info.settings.packing),
-      metrics_(folder.path, info.state) {}
+      batches_(dataset.train, info.settings.bsz, Repeat::kForever, info.settings.packing,
+               {.index = ranks.rank(), .count = ranks.size()}),
+      ranks_(ranks) {
+  if (ranks.first()) metrics_.emplace(folder.path, info.state);
+}
+
+// Ranks learn of it at the same step.
+bool Trainer::stopped() { return ranks_.several() ? told_to_stop_ : stop_signal() != 0; }
 
 bool Trainer::run() {
   ProgressBar bar("step", settings_.step, state_.step);
   save();
   collected_ = Clock::now();
-  while (stop_signal() == 0) {
+  while (!stopped()) {
     if (validation_due()) {
       bar.clear();
       if (!validate()) break;
@@ -71,11 +78,17 @@ void Trainer::update() {
   const OperationScope scope({.name = "training step"});
   const int64_t step = state_.step + 1;
   for (int64_t i = 0; i < settings_.grad_acc; ++i) {
-    model_.queue(batches_.view((step - 1) * settings_.grad_acc + i),
-                 {.step = step,
-                  .index = static_cast<int32_t>(i),
-                  .count = static_cast<int32_t>(settings_.grad_acc),
-                  .gate_loss_weight = settings_.gate_loss_weight});
+    const int64_t number = (step - 1) * settings_.grad_acc + i;
+    const BatchShare share = batches_.batches().share(number);
+    const BatchView batch = batches_.view(number);
+    shares_.push_back(share.asked);
+    model_.queue(batch, {.step = step,
+                         .index = static_cast<int32_t>(i),
+                         .count = static_cast<int32_t>(settings_.grad_acc),
+                         .gate_loss_weight = settings_.gate_loss_weight / ranks_.size(),
+                         .loss_share = share.asked,
+                         .first_token = settings_.packing ? share.inputs_before
+                                                          : share.items_before * batch.length});
   }
   model_.apply(step, learning_rate(settings_, step));
   state_.step = step;
@@ -83,7 +96,7 @@ void Trainer::update() {
 }
 
 void Trainer::collect() {
-  const std::vector<StepResult> results = model_.take_results();
+  const std::vector<StepResult> results = take_results();
   const int64_t first_step = state_.step - uncollected_ + 1;
   for (int64_t i = 0; i < uncollected_; ++i) {
     latest_ = {};
@@ -117,7 +130,28 @@ void Trainer::collect() {
   collected_ = Clock::now();
 }
 
+std::vector<StepResult> Trainer::take_results() {
+  std::vector<StepResult> results = model_.take_results();
+  const std::vector<double> shares = std::exchange(shares_, {});
+  if (!ranks_.several()) return results;
+  std::vector<double> numbers = {stop_signal() == 0 ? 0.0 : 1.0};
+  for (size_t i = 0; i < results.size(); ++i) {
+    numbers.push_back(results[i].loss * shares[i]);
+    numbers.push_back(results[i].gate_loss / ranks_.size());
+    numbers.push_back(results[i].accuracy / ranks_.size());
+  }
+  ranks_.sum(std::span<double>(numbers));
+  told_to_stop_ = told_to_stop_ || numbers[0] > 0.0;
+  for (size_t i = 0; i < results.size(); ++i) {
+    results[i].loss = numbers[1 + 3 * i];
+    results[i].gate_loss = numbers[2 + 3 * i];
+    results[i].accuracy = numbers[3 + 3 * i];
+  }
+  return results;
+}
+
 bool Trainer::collection_due() const {
+  if (ranks_.several()) return state_.step % settings_.log_step == 0;  // at the same step on all
   return state_.step % settings_.log_step == 0 || seconds_since(collected_) > kCollectSeconds;
 }
 
@@ -133,13 +167,14 @@ std::string Trainer::speed() const {
 
 void Trainer::log_steps() {
   const auto steps = static_cast<double>(state_.sums.steps);
-  metrics_.add({.step = state_.step,
-                .validation = false,
-                .loss = state_.sums.loss / steps,
-                .gate_loss = state_.sums.gate_loss / steps,
-                .accuracy = state_.sums.accuracy / steps,
-                .lr = learning_rate(settings_, state_.step)});
-  metrics_.add_timing(state_.step, seconds_per_step_, items_per_second());
+  if (metrics_)
+    metrics_->add({.step = state_.step,
+                   .validation = false,
+                   .loss = state_.sums.loss / steps,
+                   .gate_loss = state_.sums.gate_loss / steps,
+                   .accuracy = state_.sums.accuracy / steps,
+                   .lr = learning_rate(settings_, state_.step)});
+  if (metrics_) metrics_->add_timing(state_.step, seconds_per_step_, items_per_second());
   state_.sums = {};
 }
 
@@ -168,11 +203,15 @@ bool Trainer::validate() {
   collect();
   const Clock::time_point start = Clock::now();
   ProgressBar bar(fmt::format("validation after step {}:", state_.step), dataset_.valid.size());
-  const std::optional<Evaluation> result =
-      evaluate(model_, dataset_.valid, settings_.bsz, settings_.packing, [&](int64_t items) {
-        bar.update(items);
-        return stop_signal() == 0;
-      });
+  std::optional<Evaluation> result;
+  if (ranks_.several()) {
+    result = evaluate_together(model_, dataset_.valid, settings_.bsz, settings_.packing, ranks_);
+  } else {
+    result = evaluate(model_, dataset_.valid, settings_.bsz, settings_.packing, [&](int64_t items) {
+      bar.update(items);
+      return stop_signal() == 0;
+    });
+  }
   bar.clear();
   if (!result) return false;
   if (!std::isfinite(result->loss)) {
@@ -181,12 +220,13 @@ bool Trainer::validate() {
                     result->loss, state_.step, (folder_ / kLastName).string(), saved_step_));
   }
 
-  metrics_.add({.step = state_.step,
-                .validation = true,
-                .loss = result->loss,
-                .gate_loss = 0.0,
-                .accuracy = result->accuracy,
-                .lr = 0.0});
+  if (metrics_)
+    metrics_->add({.step = state_.step,
+                   .validation = true,
+                   .loss = result->loss,
+                   .gate_loss = 0.0,
+                   .accuracy = result->accuracy,
+                   .lr = 0.0});
   state_.validated_step = state_.step;
   const bool best = state_.best_step == 0 || result->accuracy > state_.best_accuracy;
   if (best) {
@@ -195,7 +235,7 @@ bool Trainer::validate() {
   }
   // In this order: if only the first is written, resuming finds that the best is the last.
   save();
-  if (best) save_best(folder_, model_, info_);
+  if (best && metrics_) save_best(folder_, model_, info_);
 
   shown_ = collected_ = Clock::now();
   say("step {}/{}  validation: loss {:.4f}  accuracy {}{}  took {:.1f} s{}", state_.step,
@@ -211,8 +251,10 @@ void save_best(const RunFolder& folder, const Model& model, CheckpointInfo info)
 
 void Trainer::save() {
   const OperationScope scope({.name = "checkpoint"});
-  metrics_.sync(state_);
-  save_checkpoint(folder_ / kLastName, model_, info_);
+  if (metrics_) {
+    metrics_->sync(state_);
+    save_checkpoint(folder_ / kLastName, model_, info_);
+  }
   saved_ = Clock::now();
   saved_step_ = state_.step;
 }
