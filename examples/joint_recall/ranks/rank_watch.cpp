@@ -16,6 +16,9 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kBeat = std::chrono::seconds(1);
 constexpr auto kSilence = std::chrono::seconds(30);
 
+// For this rank to end by itself, with words of its own, where the same has befallen all.
+constexpr auto kGrace = std::chrono::seconds(2);
+
 // What is sent: one byte, and behind kLost the number of the rank.
 constexpr char kAlive = '.', kDone = 'd', kLost = 'l';
 
@@ -63,7 +66,7 @@ void RankWatch::listen(int rank, Peer& peer) {
   char bytes[64];
   const ssize_t count = ::recv(peer.socket.get(), bytes, sizeof bytes, MSG_DONTWAIT);
   if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  if (count <= 0) end(rank, "ended before the run did");
+  if (count <= 0) return end(rank, "ended before the run did");
   peer.heard = Clock::now();
   for (ssize_t i = 0; i < count; ++i) {
     if (bytes[i] == kDone) peer.done = true;
@@ -72,12 +75,16 @@ void RankWatch::listen(int rank, Peer& peer) {
     if (i + 1 + static_cast<ssize_t>(sizeof lost) <= count) {
       std::copy_n(bytes + i + 1, sizeof lost, reinterpret_cast<char*>(&lost));
     }
-    end(lost, "ended before the run did");
+    return end(lost, "ended before the run did");
   }
 }
 
 // The main thread may wait for numbers that never come.
 void RankWatch::end(int lost, const char* how) {
+  for (const auto start = Clock::now(); Clock::now() - start < kGrace;) {
+    if (stop_) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
   for (const auto& [number, peer] : peers_) {
     if (number == lost || peer.done) continue;
     char message[1 + sizeof(int32_t)] = {kLost};

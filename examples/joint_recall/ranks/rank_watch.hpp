@@ -28,7 +28,7 @@ class RankWatch {
 
   void watch();
   void listen(int rank, Peer& peer);
-  [[noreturn]] void end(int lost, const char* how);
+  void end(int lost, const char* how);  // returns only where this rank is ending by itself
 
   int rank_;
   std::map<int, Peer> peers_;

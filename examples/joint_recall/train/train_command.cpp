@@ -97,13 +97,14 @@ void check_fits(const Dataset& dataset, const TrainSettings& settings, const Ran
 }
 
 int stopped(const RunFolder& folder, const Dataset& dataset, const CheckpointInfo& info) {
+  const int signal = stop_signal() == 0 ? SIGTERM : stop_signal();  // 0: it came to another rank
   say("stopped by {} after step {} of {}; everything is saved in {}",
-      stop_signal() == SIGINT ? "Ctrl-C" : "SIGTERM", info.state.step, info.settings.step,
+      signal == SIGINT ? "Ctrl-C" : "SIGTERM", info.state.step, info.settings.step,
       folder.path.string());
   draw_curves(folder, dataset, info);
   say("to go on: {} train --resume {} --data_dir {}", program_name(),
       shell_quoted(folder.path.string()), shell_quoted(info.settings.data_dir));
-  return kStoppedExitCode + stop_signal();
+  return kStoppedExitCode + signal;
 }
 
 // What ranks must have in common to be one run.
