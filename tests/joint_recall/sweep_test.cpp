@@ -59,6 +59,31 @@ TEST(SweepCells, Table3HasThePapersModels) {
   EXPECT_EQ(find("samba").paper, 6.3);
 }
 
+// The page, the results it is made from and the lists of cells belong together.
+TEST_F(ProgramTest, TheResultsPageIsUpToDate) {
+  const fs::path trainer = JOINT_RECALL_FOLDER;
+  std::string results;
+  for (const CellList& list : {table3_cells(), beyond_cells()}) {
+    const fs::path path = trainer / "results" / (list.name + ".json");
+    results += (results.empty() ? "" : ",") + path.string();
+    const SweepResults found = read_results(path);
+    ASSERT_EQ(found.cells.size(), list.cells.size()) << path;
+    for (size_t i = 0; i < list.cells.size(); ++i) {
+      EXPECT_EQ(found.cells[i].cell.name, list.cells[i].name);
+      EXPECT_EQ(found.cells[i].cell.row, list.cells[i].row);
+      EXPECT_EQ(found.cells[i].cell.paper, list.cells[i].paper);
+    }
+  }
+  const Result report =
+      run({"report", "--results", results, "--template", (trainer / "results/template.md").string(),
+           "--page", "page.md", "--charts", "."});
+  ASSERT_EQ(report.code, 0) << report.err;
+  EXPECT_TRUE(read_file(folder_ / "page.md") == read_file(trainer / "RESULTS.md"));
+  for (const char* chart : {"table3.svg", "beyond.svg"}) {
+    EXPECT_TRUE(read_file(folder_ / chart) == read_file(trainer / "results" / chart)) << chart;
+  }
+}
+
 class SweepTest : public ProgramTest {
  protected:
   SweepTest() {

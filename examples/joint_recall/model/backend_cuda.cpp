@@ -24,7 +24,12 @@ double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
 void check_cuda(cudaError_t error, const std::string& what) {
   if (error == cudaSuccess) return;
-  throw ModelError(fmt::format("CUDA: {}: {}", what, cudaGetErrorString(error)));
+  std::string text = fmt::format("CUDA: {}: {}", what, cudaGetErrorString(error));
+  size_t free_bytes = 0, total = 0;
+  if (error == cudaErrorMemoryAllocation && cudaMemGetInfo(&free_bytes, &total) == cudaSuccess) {
+    text += fmt::format(": {:.1f} of {:.1f} MiB are free", mib(free_bytes), mib(total));
+  }
+  throw ModelError(text);
 }
 
 std::unique_ptr<Backend> make_cuda_backend(int device, Precision precision) {

@@ -46,7 +46,7 @@ std::string detail_line(const CellResult& result, const CellFlags& common) {
       fmt::format("| {} | `{}` | {}", result.cell.name, flags_text(own), to_string(result.status));
   const std::string paper = result.cell.paper ? fmt::format("{:.1f}", *result.cell.paper) : "";
   if (result.status == CellStatus::kNotRun)
-    return line + fmt::format(" | | | | | {} | | | | |\n", paper);
+    return line + fmt::format(" | | | | | {} | | | | | |\n", paper);
   const bool done = result.status == CellStatus::kDone;
   const double test = 100.0 * result.test_accuracy;
   return line +
