@@ -23,6 +23,12 @@ struct RandomKey {
   uint32_t part = 0;  // micro-step of an accumulated gradient
 };
 
+// The part of a key that changes from pass to pass.
+struct RandomStep {
+  uint64_t step = 0;
+  uint32_t part = 0;
+};
+
 // Four uniform 32-bit numbers: block `index` of the key's stream (Philox 4x32-10; Salmon et al.,
 // "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 std::array<uint32_t, 4> random_block(const RandomKey& key, uint64_t index);

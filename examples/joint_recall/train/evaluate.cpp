@@ -1,6 +1,14 @@
 #include "train/evaluate.hpp"
 
+#include <algorithm>
+
 namespace joint_recall {
+namespace {
+
+// Of a packed batch: smaller ones don't fill a GPU where no backward follows.
+constexpr int64_t kLeastItems = 256;
+
+}  // namespace
 
 BatchView BatchSource::view(int64_t number) {
   if (packing_) {
@@ -11,33 +19,43 @@ BatchView BatchSource::view(int64_t number) {
   return view_of(padded_);
 }
 
-std::optional<Evaluation> evaluate(Model& model, const Split& split, int64_t bsz, bool packing,
-                                   const EvaluationProgress& progress) {
-  BatchSource source(split, bsz, Repeat::kOnce, packing);
+ItemBatch BatchSource::items(const ResidentSplit& split, int64_t number) const {
+  ItemBatch batch = {.source = &split, .index = {}, .packing = packing_};
+  for (int64_t i = 0; i < batches_.batch_items(number); ++i) {
+    batch.index.push_back(batches_.item_index(number, i));
+  }
+  return batch;
+}
+
+std::optional<Evaluation> evaluate(Model& model, const ResidentSplit& resident, int64_t bsz,
+                                   bool packing, const EvaluationProgress& progress) {
+  const Split& split = resident.split();
+  const BatchSource source(split, packing ? std::max(bsz, kLeastItems) : bsz, Repeat::kOnce,
+                           packing);
   Evaluation total;
   double loss_sum = 0.0;
   double accuracy_sum = 0.0;
   int64_t asked = 0;
   for (int64_t number = 0; number < source.batches().batches_per_pass(); ++number) {
     if (progress && !progress(total.items)) return std::nullopt;
-    const BatchView view = source.view(number);
-    const EvalResult result = model.evaluate(view, static_cast<uint64_t>(number));
-    const auto batch_asked = static_cast<int64_t>(view.asked_targets.size());
-    loss_sum += result.loss * static_cast<double>(batch_asked);
-    asked += batch_asked;
-    for (int64_t i = 0; i < view.items(); ++i) {
+    const ItemBatch batch = source.items(resident, number);
+    const EvalResult result = model.evaluate(batch, static_cast<uint64_t>(number));
+    loss_sum += result.loss * static_cast<double>(result.targets.size());
+    asked += static_cast<int64_t>(result.targets.size());
+    size_t j = 0;
+    for (const int64_t index : batch.index) {
+      const ItemShape shape = split.order().shape(index);
       int64_t right = 0;
-      const int32_t begin = view.asked_offsets[i];
-      const int32_t end = view.asked_offsets[i + 1];
-      for (int32_t j = begin; j < end; ++j) right += result.predictions[j] == view.asked_targets[j];
-      const double accuracy = static_cast<double>(right) / (end - begin);
-      const ItemShape shape = split.order().shape(source.batches().item_index(number, i));
+      for (int ask = 0; ask < shape.asked_count(); ++ask, ++j) {
+        right += result.predictions[j] == result.targets[j];
+      }
+      const double accuracy = static_cast<double>(right) / shape.asked_count();
       Evaluation::Table& table = total.by_table[{shape.n_context, shape.n_key}];
       ++table.items;
       table.accuracy_sum += accuracy;
       accuracy_sum += accuracy;
     }
-    total.items += view.items();
+    total.items += batch.items();
   }
   total.loss = loss_sum / static_cast<double>(asked);
   total.accuracy = accuracy_sum / static_cast<double>(total.items);

@@ -21,6 +21,8 @@ class BatchSource {
 
   const BatchIterator& batches() const { return batches_; }
   BatchView view(int64_t number);  // valid until the next call
+  // The same batch by its items.
+  ItemBatch items(const ResidentSplit& split, int64_t number) const;
 
  private:
   BatchIterator batches_;
@@ -45,8 +47,8 @@ struct Evaluation {
 // Called before each batch with the items done; false stops, and evaluate() then returns nothing.
 using EvaluationProgress = std::function<bool(int64_t items_done)>;
 
-std::optional<Evaluation> evaluate(Model& model, const Split& split, int64_t bsz, bool packing,
-                                   const EvaluationProgress& progress = {});
+std::optional<Evaluation> evaluate(Model& model, const ResidentSplit& split, int64_t bsz,
+                                   bool packing, const EvaluationProgress& progress = {});
 
 // The token predicted at each asked position of one item.
 std::vector<int> item_predictions(Model& model, const Split& split, int64_t index);

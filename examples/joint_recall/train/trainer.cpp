@@ -30,8 +30,9 @@ double learning_rate(const TrainSettings& settings, int64_t step) {
 Trainer::Trainer(const RunFolder& folder, const Dataset& dataset, Model& model,
                  const CheckpointInfo& info)
     : folder_(folder),
-      dataset_(dataset),
       model_(model),
+      train_(model.backend(), dataset.train),
+      valid_(model.backend(), dataset.valid),
       info_(info),
       batches_(dataset.train, info.settings.bsz, Repeat::kForever, info.settings.packing),
       metrics_(folder.path, info.state) {}
@@ -64,14 +65,20 @@ bool Trainer::run() {
 
 void Trainer::update() {
   const int64_t step = state_.step + 1;
+  const double lr = learning_rate(settings_, step);
   for (int64_t i = 0; i < settings_.grad_acc; ++i) {
-    model_.queue(batches_.view((step - 1) * settings_.grad_acc + i),
-                 {.step = step,
-                  .index = static_cast<int32_t>(i),
-                  .count = static_cast<int32_t>(settings_.grad_acc),
-                  .gate_loss_weight = settings_.gate_loss_weight});
+    const ItemBatch batch = batches_.items(train_, (step - 1) * settings_.grad_acc + i);
+    const MicroStep micro_step = {.step = step,
+                                  .index = static_cast<int32_t>(i),
+                                  .count = static_cast<int32_t>(settings_.grad_acc),
+                                  .gate_loss_weight = settings_.gate_loss_weight};
+    if (settings_.grad_acc == 1) {
+      model_.queue_step(batch, micro_step, lr);
+    } else {
+      model_.queue(batch, micro_step);
+    }
   }
-  model_.apply(step, learning_rate(settings_, step));
+  if (settings_.grad_acc > 1) model_.apply(step, lr);
   state_.step = step;
   ++uncollected_;
 }
@@ -160,9 +167,9 @@ bool Trainer::finished() const {
 bool Trainer::validate() {
   collect();
   const Clock::time_point start = Clock::now();
-  ProgressBar bar(fmt::format("validation after step {}:", state_.step), dataset_.valid.size());
+  ProgressBar bar(fmt::format("validation after step {}:", state_.step), valid_.split().size());
   const std::optional<Evaluation> result =
-      evaluate(model_, dataset_.valid, settings_.bsz, settings_.packing, [&](int64_t items) {
+      evaluate(model_, valid_, settings_.bsz, settings_.packing, [&](int64_t items) {
         bar.update(items);
         return stop_signal() == 0;
       });
