@@ -11,6 +11,7 @@
 #include "model/backend.hpp"
 #include "model/batch_view.hpp"
 #include "model/config.hpp"
+#include "model/item_batch.hpp"
 
 namespace joint_recall {
 
@@ -50,7 +51,8 @@ struct EvalResult {
   double loss = 0.0;
   double accuracy = 0.0;
   int64_t items = 0;
-  std::vector<int32_t> predictions;  // one for each of the batch's asked_positions
+  std::vector<int32_t> predictions;  // one for each of the batch's asked positions
+  std::vector<int32_t> targets;      // what was to be predicted there
 };
 
 // What one layer attends for one item.
@@ -73,6 +75,7 @@ class Model {
   Model& operator=(const Model&) = delete;
 
   const ModelConfig& config() const;
+  std::shared_ptr<Backend> backend() const;
 
   // Draws the recipe's initial weights and clears the optimiser's state.
   void initialise();
@@ -90,6 +93,10 @@ class Model {
 
   // Queues one micro-step: loss and gradients, without touching the weights.
   void queue(const BatchView& batch, const MicroStep& micro_step);
+  void queue(const ItemBatch& batch, const MicroStep& micro_step);
+  // The same for a micro-step that is a whole step, with the update of apply() behind it.
+  void queue_step(const BatchView& batch, const MicroStep& micro_step, double lr);
+  void queue_step(const ItemBatch& batch, const MicroStep& micro_step, double lr);
   // Results of the micro-steps queued since the call before, in their order; waits for them.
   std::vector<StepResult> take_results();
   // Both, for one micro-step; no others may be waiting.
@@ -101,6 +108,7 @@ class Model {
 
   // draw: keys the hash projection where it is redrawn, e.g. the number of the batch.
   EvalResult evaluate(const BatchView& batch, uint64_t draw);
+  EvalResult evaluate(const ItemBatch& batch, uint64_t draw);
 
   // Attention of every attending layer for one item of at most 4096 tokens, without padding. Takes
   // O(length^2) memory, unlike everything else here.

@@ -32,6 +32,7 @@ class Steps {
   Steps(Model& model, const Dataset& dataset, const TrainSettings& settings)
       : model_(model),
         settings_(settings),
+        train_(model.backend(), dataset.train),
         batches_(dataset.train, settings.bsz, Repeat::kForever, settings.packing) {}
 
   // Runs that many and waits for them; seconds a step.
@@ -39,9 +40,9 @@ class Steps {
     const auto start = std::chrono::steady_clock::now();
     for (int64_t i = 0; i < count; ++i) {
       ++step_;
-      model_.queue(batches_.view(step_ % kBatches),
-                   {.step = step_, .gate_loss_weight = settings_.gate_loss_weight});
-      model_.apply(step_, settings_.lr);
+      model_.queue_step(batches_.items(train_, step_ % kBatches),
+                        {.step = step_, .gate_loss_weight = settings_.gate_loss_weight},
+                        settings_.lr);
     }
     model_.take_results();
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
@@ -51,6 +52,7 @@ class Steps {
  private:
   Model& model_;
   const TrainSettings& settings_;
+  ResidentSplit train_;
   BatchSource batches_;
   int64_t step_ = 0;
 };

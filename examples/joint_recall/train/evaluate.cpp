@@ -1,7 +1,12 @@
 #include "train/evaluate.hpp"
 
+#include <algorithm>
+
 namespace joint_recall {
 namespace {
+
+// Of a packed batch: smaller ones don't fill a GPU where no backward follows.
+constexpr int64_t kLeastItems = 256;
 
 // Of the batches seen; counts are small enough to be exact.
 struct Sums {
@@ -19,25 +24,31 @@ struct Sums {
   }
 };
 
-void add_batch(Model& model, const Split& split, BatchSource& source, int64_t number, Sums& sums) {
-  const BatchView view = source.view(number);
-  const EvalResult result = model.evaluate(view, static_cast<uint64_t>(number));
-  const auto asked = static_cast<double>(view.asked_targets.size());
+BatchSource evaluation_batches(const ResidentSplit& resident, int64_t bsz, bool packing) {
+  return {resident.split(), packing ? std::max(bsz, kLeastItems) : bsz, Repeat::kOnce, packing};
+}
+
+void add_batch(Model& model, const ResidentSplit& resident, const BatchSource& source,
+               int64_t number, Sums& sums) {
+  const ItemBatch batch = source.items(resident, number);
+  const EvalResult result = model.evaluate(batch, static_cast<uint64_t>(number));
+  const auto asked = static_cast<double>(result.targets.size());
   sums.loss += result.loss * asked;
   sums.asked += asked;
-  for (int64_t i = 0; i < view.items(); ++i) {
+  size_t j = 0;
+  for (const int64_t index : batch.index) {
+    const ItemShape shape = resident.split().order().shape(index);
     int64_t right = 0;
-    const int32_t begin = view.asked_offsets[i];
-    const int32_t end = view.asked_offsets[i + 1];
-    for (int32_t j = begin; j < end; ++j) right += result.predictions[j] == view.asked_targets[j];
-    const double accuracy = static_cast<double>(right) / (end - begin);
-    const ItemShape shape = split.order().shape(source.batches().item_index(number, i));
+    for (int ask = 0; ask < shape.asked_count(); ++ask, ++j) {
+      right += result.predictions[j] == result.targets[j];
+    }
+    const double accuracy = static_cast<double>(right) / shape.asked_count();
     Evaluation::Table& table = sums.by_table[{shape.n_context, shape.n_key}];
     ++table.items;
     table.accuracy_sum += accuracy;
     sums.accuracy += accuracy;
   }
-  sums.items += static_cast<double>(view.items());
+  sums.items += static_cast<double>(batch.items());
 }
 
 }  // namespace
@@ -51,24 +62,32 @@ BatchView BatchSource::view(int64_t number) {
   return view_of(padded_);
 }
 
-std::optional<Evaluation> evaluate(Model& model, const Split& split, int64_t bsz, bool packing,
-                                   const EvaluationProgress& progress) {
-  BatchSource source(split, bsz, Repeat::kOnce, packing);
+ItemBatch BatchSource::items(const ResidentSplit& split, int64_t number) const {
+  ItemBatch batch = {.source = &split, .index = {}, .packing = packing_};
+  for (int64_t i = 0; i < batches_.batch_items(number); ++i) {
+    batch.index.push_back(batches_.item_index(number, i));
+  }
+  return batch;
+}
+
+std::optional<Evaluation> evaluate(Model& model, const ResidentSplit& resident, int64_t bsz,
+                                   bool packing, const EvaluationProgress& progress) {
+  const BatchSource source = evaluation_batches(resident, bsz, packing);
   Sums sums;
   for (int64_t number = 0; number < source.batches().batches_per_pass(); ++number) {
     if (progress && !progress(static_cast<int64_t>(sums.items))) return std::nullopt;
-    add_batch(model, split, source, number, sums);
+    add_batch(model, resident, source, number, sums);
   }
   return sums.means();
 }
 
-Evaluation evaluate_together(Model& model, const Split& split, int64_t bsz, bool packing,
+Evaluation evaluate_together(Model& model, const ResidentSplit& resident, int64_t bsz, bool packing,
                              const Ranks& ranks) {
-  BatchSource source(split, bsz, Repeat::kOnce, packing);
+  const BatchSource source = evaluation_batches(resident, bsz, packing);
   Sums sums;
   for (int64_t number = ranks.rank(); number < source.batches().batches_per_pass();
        number += ranks.size()) {
-    add_batch(model, split, source, number, sums);
+    add_batch(model, resident, source, number, sums);
   }
   double numbers[] = {sums.loss, sums.asked, sums.accuracy, sums.items};
   ranks.sum(std::span<double>(numbers));

@@ -22,6 +22,8 @@ class BatchSource {
 
   const BatchIterator& batches() const { return batches_; }
   BatchView view(int64_t number);  // valid until the next call
+  // The same batch by its items.
+  ItemBatch items(const ResidentSplit& split, int64_t number) const;
 
  private:
   BatchIterator batches_;
@@ -46,11 +48,11 @@ struct Evaluation {
 // Called before each batch with the items done; false stops, and evaluate() then returns nothing.
 using EvaluationProgress = std::function<bool(int64_t items_done)>;
 
-std::optional<Evaluation> evaluate(Model& model, const Split& split, int64_t bsz, bool packing,
-                                   const EvaluationProgress& progress = {});
+std::optional<Evaluation> evaluate(Model& model, const ResidentSplit& split, int64_t bsz,
+                                   bool packing, const EvaluationProgress& progress = {});
 
 // The same by all ranks together, who share out the batches; by_table is left out.
-Evaluation evaluate_together(Model& model, const Split& split, int64_t bsz, bool packing,
+Evaluation evaluate_together(Model& model, const ResidentSplit& split, int64_t bsz, bool packing,
                              const Ranks& ranks);
 
 // The token predicted at each asked position of one item.

@@ -36,8 +36,9 @@ double learning_rate(const TrainSettings& settings, int64_t step) {
 Trainer::Trainer(const RunFolder& folder, const Dataset& dataset, Model& model,
                  const CheckpointInfo& info, const Ranks& ranks)
     : folder_(folder),
-      dataset_(dataset),
       model_(model),
+      train_(model.backend(), dataset.train),
+      valid_(model.backend(), dataset.valid),
       info_(info),
       batches_(dataset.train, info.settings.bsz, Repeat::kForever, info.settings.packing,
                {.index = ranks.rank(), .count = ranks.size()}),
@@ -77,20 +78,27 @@ bool Trainer::run() {
 void Trainer::update() {
   const OperationScope scope({.name = "training step"});
   const int64_t step = state_.step + 1;
+  const double lr = learning_rate(settings_, step);
   for (int64_t i = 0; i < settings_.grad_acc; ++i) {
     const int64_t number = (step - 1) * settings_.grad_acc + i;
+    const ItemBatch batch = batches_.items(train_, number);
     const BatchShare share = batches_.batches().share(number);
-    const BatchView batch = batches_.view(number);
     shares_.push_back(share.asked);
-    model_.queue(batch, {.step = step,
-                         .index = static_cast<int32_t>(i),
-                         .count = static_cast<int32_t>(settings_.grad_acc),
-                         .gate_loss_weight = settings_.gate_loss_weight / ranks_.size(),
-                         .loss_share = share.asked,
-                         .first_token = settings_.packing ? share.inputs_before
-                                                          : share.items_before * batch.length});
+    const int64_t padded = train_.split().padded_length() - 1;
+    const MicroStep micro_step = {
+        .step = step,
+        .index = static_cast<int32_t>(i),
+        .count = static_cast<int32_t>(settings_.grad_acc),
+        .gate_loss_weight = settings_.gate_loss_weight / ranks_.size(),
+        .loss_share = share.asked,
+        .first_token = settings_.packing ? share.inputs_before : share.items_before * padded};
+    if (settings_.grad_acc == 1) {
+      model_.queue_step(batch, micro_step, lr);
+    } else {
+      model_.queue(batch, micro_step);
+    }
   }
-  model_.apply(step, learning_rate(settings_, step));
+  if (settings_.grad_acc > 1) model_.apply(step, lr);
   state_.step = step;
   ++uncollected_;
 }
@@ -167,14 +175,15 @@ std::string Trainer::speed() const {
 
 void Trainer::log_steps() {
   const auto steps = static_cast<double>(state_.sums.steps);
-  if (metrics_)
+  if (metrics_) {
     metrics_->add({.step = state_.step,
                    .validation = false,
                    .loss = state_.sums.loss / steps,
                    .gate_loss = state_.sums.gate_loss / steps,
                    .accuracy = state_.sums.accuracy / steps,
                    .lr = learning_rate(settings_, state_.step)});
-  if (metrics_) metrics_->add_timing(state_.step, seconds_per_step_, items_per_second());
+    metrics_->add_timing(state_.step, seconds_per_step_, items_per_second());
+  }
   state_.sums = {};
 }
 
@@ -202,12 +211,12 @@ bool Trainer::validate() {
   const OperationScope scope({.name = "validation"});
   collect();
   const Clock::time_point start = Clock::now();
-  ProgressBar bar(fmt::format("validation after step {}:", state_.step), dataset_.valid.size());
+  ProgressBar bar(fmt::format("validation after step {}:", state_.step), valid_.split().size());
   std::optional<Evaluation> result;
   if (ranks_.several()) {
-    result = evaluate_together(model_, dataset_.valid, settings_.bsz, settings_.packing, ranks_);
+    result = evaluate_together(model_, valid_, settings_.bsz, settings_.packing, ranks_);
   } else {
-    result = evaluate(model_, dataset_.valid, settings_.bsz, settings_.packing, [&](int64_t items) {
+    result = evaluate(model_, valid_, settings_.bsz, settings_.packing, [&](int64_t items) {
       bar.update(items);
       return stop_signal() == 0;
     });
@@ -220,13 +229,14 @@ bool Trainer::validate() {
                     result->loss, state_.step, (folder_ / kLastName).string(), saved_step_));
   }
 
-  if (metrics_)
+  if (metrics_) {
     metrics_->add({.step = state_.step,
                    .validation = true,
                    .loss = result->loss,
                    .gate_loss = 0.0,
                    .accuracy = result->accuracy,
                    .lr = 0.0});
+  }
   state_.validated_step = state_.step;
   const bool best = state_.best_step == 0 || result->accuracy > state_.best_accuracy;
   if (best) {

@@ -56,8 +56,8 @@ class Trainer {
   void show(ProgressBar& bar);
 
   const RunFolder& folder_;
-  const Dataset& dataset_;
   Model& model_;
+  ResidentSplit train_, valid_;
   CheckpointInfo info_;
   const TrainSettings& settings_ = info_.settings;
   RunState& state_ = info_.state;
