@@ -21,9 +21,10 @@ std::string test_device() {
 // Kills come up to twice the time that a run takes to start, and a little more.
 TEST_F(ProgramTest, KilledAt20RandomMomentsItGoesOnWithEqualBits) {
   const std::string device = test_device();
-  const std::vector<std::string> more = {"--step",       device == "cuda" ? "2500" : "400",
-                                         "--valid_step", device == "cuda" ? "25" : "10",
-                                         "--device",     device};
+  const bool gpu = device == "cuda";
+  const std::vector<std::string> more = {"--quick",         "--target_accuracy",  "0",
+                                         "--step",          gpu ? "1500" : "400", "--valid_step",
+                                         gpu ? "25" : "10", "--device",           device};
   ASSERT_EQ(run(train_args("whole") + more).code, 0);
   const fs::path folder = folder_ / "killed" / run_folder("whole").filename();
   const fs::path last = folder / "last.safetensors";
