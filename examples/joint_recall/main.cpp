@@ -45,10 +45,10 @@ int run(int argc, char** argv) {
     return kUsage;
   }
   if (app.get_subcommands().empty()) {
-    fmt::print(
-        stderr,
-        "joint_recall: expected a subcommand: train, sweep, profile, report, create-dataset, eval or dump "
-        "(--help tells about them)\n");
+    fmt::print(stderr,
+               "joint_recall: expected a subcommand: train, sweep, profile, report, "
+               "create-dataset, eval or dump "
+               "(--help tells about them)\n");
     return kUsage;
   }
   return exit_code;
