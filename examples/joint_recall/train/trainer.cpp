@@ -167,14 +167,15 @@ std::string Trainer::speed() const {
 
 void Trainer::log_steps() {
   const auto steps = static_cast<double>(state_.sums.steps);
-  if (metrics_)
+  if (metrics_) {
     metrics_->add({.step = state_.step,
                    .validation = false,
                    .loss = state_.sums.loss / steps,
                    .gate_loss = state_.sums.gate_loss / steps,
                    .accuracy = state_.sums.accuracy / steps,
                    .lr = learning_rate(settings_, state_.step)});
-  if (metrics_) metrics_->add_timing(state_.step, seconds_per_step_, items_per_second());
+    metrics_->add_timing(state_.step, seconds_per_step_, items_per_second());
+  }
   state_.sums = {};
 }
 
@@ -220,13 +221,14 @@ bool Trainer::validate() {
                     result->loss, state_.step, (folder_ / kLastName).string(), saved_step_));
   }
 
-  if (metrics_)
+  if (metrics_) {
     metrics_->add({.step = state_.step,
                    .validation = true,
                    .loss = result->loss,
                    .gate_loss = 0.0,
                    .accuracy = result->accuracy,
                    .lr = 0.0});
+  }
   state_.validated_step = state_.step;
   const bool best = state_.best_step == 0 || result->accuracy > state_.best_accuracy;
   if (best) {
