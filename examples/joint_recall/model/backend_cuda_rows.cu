@@ -186,14 +186,12 @@ struct GatedRmsnormBackward {
   GatedGradients<T> out;
   __device__ void operator()(int64_t r, bool counts, Lanes lanes, const RowSums& sums) const {
     const int columns = d_out.columns;
-    const int own = lanes.index * kOctet;  // held from one loop to the next
-    GatedOctet held = {};
-    Octet held_d = {}, held_w = {};
+    // Both loops load what they need: holding a row between them would leave room for few others.
+    const int own = lanes.index * kOctet;
     float squares = 0.0f, product = 0.0f;
     for (int c = own; c < columns; c += lanes.count * kOctet) {
       const GatedOctet q = in.load(r, c);
       const Octet d = d_out.load(r, c), w = T::load_vector(weight, c, columns);
-      if (c == own) held = q, held_d = d, held_w = w;
       for (int i = 0; i < kOctet; ++i) {
         squares += q.value(i) * q.value(i);
         product += d.at[i] * w.at[i] * q.value(i);
@@ -204,9 +202,9 @@ struct GatedRmsnormBackward {
     const float along = lanes.sum(product) * scale * scale / count;
     if (!counts) return;
     for (int c = own; c < columns; c += lanes.count * kOctet) {
-      const GatedOctet q = c == own ? held : in.load(r, c);
-      const Octet w = c == own ? held_w : T::load_vector(weight, c, columns);
-      Octet d = c == own ? held_d : d_out.load(r, c), dw;
+      const GatedOctet q = in.load(r, c);
+      const Octet w = T::load_vector(weight, c, columns);
+      Octet d = d_out.load(r, c), dw;
       for (int i = 0; i < kOctet; ++i) {
         dw.at[i] = d.at[i] * q.value(i) * scale;
         d.at[i] = scale * (d.at[i] * w.at[i] - q.value(i) * along);

@@ -67,7 +67,7 @@ __device__ inline float sum_of_rows(const float* first, int stride, int count) {
 }
 
 template <class F>
-__global__ void __launch_bounds__(kSumThreads)
+__global__ void __launch_bounds__(kSumThreads, 3)
     row_sums_kernel(int64_t rows, int lanes, int columns, int sums, F f, float* partial,
                     int32_t* ticket, float* target0, float* target1) {
   extern __shared__ __align__(16) float shared[];
