@@ -52,8 +52,14 @@ CudaBackend::CudaBackend(int device, Precision precision) : device_(device), pre
                                  device, count, count - 1));
   }
   check_cuda(cudaSetDevice(device_), "choosing the GPU");
+  // The higher the branch's number, the less its work may keep others waiting; the main line comes first.
+  int lowest = 0, highest = 0;
+  check_cuda(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for priorities");
+  int priority = highest;
   for (Line& line : lines_) {
-    check_cuda(cudaStreamCreateWithFlags(&line.stream, cudaStreamNonBlocking), "making a stream");
+    check_cuda(cudaStreamCreateWithPriority(&line.stream, cudaStreamNonBlocking,
+                                            std::min(priority++, lowest)),
+               "making a stream");
     check_cuda(cudaEventCreateWithFlags(&line.reached, cudaEventDisableTiming), "making an event");
     line.workspace = allocate(kProductWorkspace);
     line.ticket = static_cast<int32_t*>(allocate(kTickets * sizeof(int32_t)));

@@ -42,9 +42,9 @@ struct CrossEntropy {
     if (!d_logits.present()) return;
     __syncwarp();  // d_logits may be logits
     const float factor = asked ? *scale : 0.0f;
-    for (int c = lane * kQuad; c < logits.columns; c += kWarp * kQuad) {
-      Quad d = AnyCells::load_vector(row, c, d_logits.columns);
-      for (int i = 0; i < kQuad; ++i) {
+    for (int c = lane * kOctet; c < logits.columns; c += kWarp * kOctet) {
+      Octet d = AnyCells::load_vector(row, c, d_logits.columns);
+      for (int i = 0; i < kOctet; ++i) {
         d.at[i] = factor * (expf(d.at[i] - log_sum) - (c + i == label[r] ? 1.0f : 0.0f));
       }
       d_logits.store(r, c, d);

@@ -45,9 +45,9 @@ struct OneHot {
   const int32_t* index;
   T out;
   __device__ void operator()(int64_t r, int c) const {
-    Quad quad;
-    for (int i = 0; i < kQuad; ++i) quad.at[i] = index[r] == c + i ? 1.0f : 0.0f;
-    out.store(r, c, quad);
+    Octet octet;
+    for (int i = 0; i < kOctet; ++i) octet.at[i] = index[r] == c + i ? 1.0f : 0.0f;
+    out.store(r, c, octet);
   }
 };
 
@@ -56,7 +56,7 @@ struct MaskRows {
   const uint8_t* mask;
   T x;
   __device__ void operator()(int64_t r, int c) const {
-    if (mask[r] == 0) x.store(r, c, Quad{});
+    if (mask[r] == 0) x.store(r, c, Octet{});
   }
 };
 
@@ -64,9 +64,9 @@ template <class T>
 struct AddMatrix {
   T source, target;
   __device__ void operator()(int64_t r, int c) const {
-    Quad sum = target.load(r, c);
-    const Quad addend = source.load(r, c);
-    for (int i = 0; i < kQuad; ++i) sum.at[i] += addend.at[i];
+    Octet sum = target.load(r, c);
+    const Octet addend = source.load(r, c);
+    for (int i = 0; i < kOctet; ++i) sum.at[i] += addend.at[i];
     target.store(r, c, sum);
   }
 };
@@ -149,6 +149,7 @@ struct RandomUniform {
 // A block for each sequence. A token's place among its sequence's is the number of those that come before it.
 constexpr int kTopThreads = 512;
 constexpr int kTopTile = 4096;
+constexpr int kTopStep = 4;  // keys read at once
 
 struct TopPositions {
   const float* noise;
@@ -181,33 +182,34 @@ __global__ void __launch_bounds__(kTopThreads) top_positions_kernel(TopPositions
       const int filled = static_cast<int>(min(int64_t{kTopTile}, size - tile));
       if (slab == 0 || size > kTopTile) {
         __syncthreads();
-        // Keys of 0 fill up the last quad: they come before none.
-        for (int u = threadIdx.x; u < (filled + kQuad - 1) / kQuad * kQuad; u += kTopThreads) {
+        // Keys of 0 fill up the last step: they come before none.
+        for (int u = threadIdx.x; u < (filled + kTopStep - 1) / kTopStep * kTopStep;
+             u += kTopThreads) {
           keys[u] = u < filled ? top.rank_key(first + tile + u) : 0;
         }
         __syncthreads();
       }
       // Of equal keys the earlier comes first: those in front of the own one are ahead if not less.
-      const int quads = (filled + kQuad - 1) / kQuad;
-      const int own_quad = t < tile             ? -1
-                           : t >= tile + filled ? quads
-                                                : static_cast<int>(t - tile) / kQuad;
+      const int steps = (filled + kTopStep - 1) / kTopStep;
+      const int own_step = t < tile             ? -1
+                           : t >= tile + filled ? steps
+                                                : static_cast<int>(t - tile) / kTopStep;
       const auto* four = reinterpret_cast<const uint4*>(keys);
       int ahead = 0;
 #pragma unroll 8
-      for (int q = 0; q < own_quad; ++q) {
+      for (int q = 0; q < own_step; ++q) {
         ahead += four[q].x >= own;
         ahead += four[q].y >= own;
         ahead += four[q].z >= own;
         ahead += four[q].w >= own;
       }
-      if (own_quad >= 0 && own_quad < quads) {
-        for (int u = own_quad * kQuad; u < own_quad * kQuad + kQuad; ++u) {
+      if (own_step >= 0 && own_step < steps) {
+        for (int u = own_step * kTopStep; u < own_step * kTopStep + kTopStep; ++u) {
           ahead += keys[u] > own || (keys[u] == own && tile + u < t);
         }
       }
 #pragma unroll 8
-      for (int q = own_quad + 1; q < quads; ++q) {
+      for (int q = own_step + 1; q < steps; ++q) {
         ahead += four[q].x > own;
         ahead += four[q].y > own;
         ahead += four[q].z > own;
@@ -227,13 +229,13 @@ void CudaBackend::assemble(const ItemTokens& tokens, const BatchArrays& out) {
 
 void CudaBackend::gather_rows(ConstTokens table, const int32_t* index, Tokens out) {
   with_cells({table}, {out}, {}, [&]<class X, class T>() {
-    for_quads(here(), out.rows, out.columns, GatherRows<X, T>{table, index, out});
+    for_octets(here(), out.rows, out.columns, GatherRows<X, T>{table, index, out});
   });
 }
 
 void CudaBackend::scatter_rows(ConstTokens source, const int32_t* index, Tokens target) {
   with_cells({}, {source, target}, {}, [&]<class, class T>() {
-    for_quads(here(), source.rows, source.columns, ScatterRows<T>{source, index, target});
+    for_octets(here(), source.rows, source.columns, ScatterRows<T>{source, index, target});
   });
 }
 
@@ -246,7 +248,7 @@ void CudaBackend::scatter_add_rows(ConstTokens d_out, const int32_t* index, Matr
   const Matrix sums = compact(scratch, width, d_table.columns);
   const Tokens one_hot(scratch + width * d_table.columns, d_out.rows, width, width, d_out.element);
   with_cells({}, {one_hot}, {}, [&]<class, class T>() {
-    for_quads(here(), one_hot.rows, width, OneHot<T>{index, one_hot});
+    for_octets(here(), one_hot.rows, width, OneHot<T>{index, one_hot});
   });
   gemm(true, false, one_hot, d_out, {}, sums);
   add(ConstMatrix(compact(scratch, d_table.rows, d_table.columns)), d_table);
@@ -254,18 +256,18 @@ void CudaBackend::scatter_add_rows(ConstTokens d_out, const int32_t* index, Matr
 
 void CudaBackend::mask_rows(const uint8_t* mask, Tokens x) {
   with_cells({}, {x}, {}, [&]<class, class T>() {
-    for_quads(here(), x.rows, x.columns, MaskRows<T>{mask, x});
+    for_octets(here(), x.rows, x.columns, MaskRows<T>{mask, x});
   });
 }
 
 void CudaBackend::add(ConstTokens source, Tokens target) {
   with_cells({}, {source, target}, {}, [&]<class, class T>() {
-    for_quads(here(), target.rows, target.columns, AddMatrix<T>{source, target});
+    for_octets(here(), target.rows, target.columns, AddMatrix<T>{source, target});
   });
 }
 
 void CudaBackend::copy(ConstTokens source, Tokens target) {
-  for_quads(here(), target.rows, target.columns, CopyMatrix{source, target});
+  for_octets(here(), target.rows, target.columns, CopyMatrix{source, target});
 }
 
 void CudaBackend::negated_exp(const float* A_log, int64_t count, float* A) {

@@ -6,10 +6,10 @@ namespace {
 
 using namespace cuda_rows;
 
-__device__ float dot(const Quad& a, const Quad& b) {
+__device__ float dot(const Octet& a, const Octet& b) {
   float sum = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kQuad; ++i) sum += a.at[i] * b.at[i];
+  for (int i = 0; i < kOctet; ++i) sum += a.at[i] * b.at[i];
   return sum;
 }
 
@@ -21,16 +21,16 @@ struct Rmsnorm {
   T y;
   __device__ void operator()(int64_t r, bool counts, Lanes lanes) const {
     float squares = 0.0f;
-    for (int c = lanes.index * kQuad; c < x.columns; c += lanes.count * kQuad) {
-      const Quad in = x.load(r, c);
+    for (int c = lanes.index * kOctet; c < x.columns; c += lanes.count * kOctet) {
+      const Octet in = x.load(r, c);
       squares += dot(in, in);
     }
     const float scale = rsqrtf(lanes.sum(squares) / static_cast<float>(x.columns) + eps);
     if (!counts) return;
-    for (int c = lanes.index * kQuad; c < x.columns; c += lanes.count * kQuad) {
-      Quad out = x.load(r, c);
-      const Quad w = X::load_vector(weight, c, x.columns);
-      for (int i = 0; i < kQuad; ++i) out.at[i] *= scale * w.at[i];
+    for (int c = lanes.index * kOctet; c < x.columns; c += lanes.count * kOctet) {
+      Octet out = x.load(r, c);
+      const Octet w = X::load_vector(weight, c, x.columns);
+      for (int i = 0; i < kOctet; ++i) out.at[i] *= scale * w.at[i];
       y.store(r, c, out);
     }
   }
@@ -44,22 +44,22 @@ struct RmsnormBackward {
   T dy, addend, dx;
   __device__ void operator()(int64_t r, bool counts, Lanes lanes, const RowSums& sums) const {
     float squares = 0.0f, product = 0.0f;
-    for (int c = lanes.index * kQuad; c < x.columns; c += lanes.count * kQuad) {
-      const Quad in = x.load(r, c);
-      Quad d = dy.load(r, c);
-      const Quad w = X::load_vector(weight, c, x.columns);
+    for (int c = lanes.index * kOctet; c < x.columns; c += lanes.count * kOctet) {
+      const Octet in = x.load(r, c);
+      Octet d = dy.load(r, c);
+      const Octet w = X::load_vector(weight, c, x.columns);
       squares += dot(in, in);
-      for (int i = 0; i < kQuad; ++i) d.at[i] *= w.at[i];
+      for (int i = 0; i < kOctet; ++i) d.at[i] *= w.at[i];
       product += dot(in, d);
     }
     const auto columns = static_cast<float>(x.columns);
     const float scale = rsqrtf(lanes.sum(squares) / columns + eps);
     const float along = lanes.sum(product) * scale * scale / columns;
     if (!counts) return;
-    for (int c = lanes.index * kQuad; c < x.columns; c += lanes.count * kQuad) {
-      const Quad in = x.load(r, c), d = dy.load(r, c), w = X::load_vector(weight, c, x.columns);
-      Quad out = addend.present() ? addend.load(r, c) : Quad{}, term;
-      for (int i = 0; i < kQuad; ++i) {
+    for (int c = lanes.index * kOctet; c < x.columns; c += lanes.count * kOctet) {
+      const Octet in = x.load(r, c), d = dy.load(r, c), w = X::load_vector(weight, c, x.columns);
+      Octet out = addend.present() ? addend.load(r, c) : Octet{}, term;
+      for (int i = 0; i < kOctet; ++i) {
         out.at[i] += scale * (d.at[i] * w.at[i] - in.at[i] * along);
         term.at[i] = d.at[i] * in.at[i] * scale;
       }
@@ -69,9 +69,9 @@ struct RmsnormBackward {
   }
 };
 
-// A quad of (y + E o) SiLU(gate) and its parts.
-struct GatedQuad {
-  Quad sum, o, E, gate, sigmoid;
+// A octet of (y + E o) SiLU(gate) and its parts.
+struct GatedOctet {
+  Octet sum, o, E, gate, sigmoid;
 
   __device__ float value(int i) const { return sum.at[i] * gate.at[i] * sigmoid.at[i]; }
   __device__ float silu(int i) const { return gate.at[i] * sigmoid.at[i]; }
@@ -89,13 +89,13 @@ struct GatedCells {
 
   explicit GatedCells(const GatedSum& s) : y(s.y), o(s.o), E(s.E), gate(s.gate) {}
 
-  __device__ GatedQuad load(int64_t r, int c) const {
-    GatedQuad q;
+  __device__ GatedOctet load(int64_t r, int c) const {
+    GatedOctet q;
     q.sum = y.load(r, c);
     q.gate = gate.load(r, c);
-    q.o = o.present() ? o.load(r, c) : Quad{};
-    q.E = o.present() ? T::load_vector(E, c, y.columns) : Quad{};
-    for (int i = 0; i < kQuad; ++i) {
+    q.o = o.present() ? o.load(r, c) : Octet{};
+    q.E = o.present() ? T::load_vector(E, c, y.columns) : Octet{};
+    for (int i = 0; i < kOctet; ++i) {
       q.sum.at[i] += q.E.at[i] * q.o.at[i];
       q.sigmoid.at[i] = sigmoid(q.gate.at[i]);
     }
@@ -109,10 +109,10 @@ struct GatedGradients {
 
   explicit GatedGradients(const GatedSumGradients& g) : y(g.y), o(g.o), gate(g.gate) {}
 
-  // d: of the gated sum; returns the quad's term of dE.
-  __device__ Quad store(int64_t r, int c, const GatedQuad& q, const Quad& d) const {
-    Quad dy, d_o, d_gate, dE;
-    for (int i = 0; i < kQuad; ++i) {
+  // d: of the gated sum; returns the octet's term of dE.
+  __device__ Octet store(int64_t r, int c, const GatedOctet& q, const Octet& d) const {
+    Octet dy, d_o, d_gate, dE;
+    for (int i = 0; i < kOctet; ++i) {
       dy.at[i] = d.at[i] * q.silu(i);
       d_o.at[i] = dy.at[i] * q.E.at[i];
       dE.at[i] = dy.at[i] * q.o.at[i];
@@ -130,9 +130,9 @@ struct Gated {
   GatedCells<T> in;
   T out;
   __device__ void operator()(int64_t r, int c) const {
-    const GatedQuad q = in.load(r, c);
-    Quad value;
-    for (int i = 0; i < kQuad; ++i) value.at[i] = q.value(i);
+    const GatedOctet q = in.load(r, c);
+    Octet value;
+    for (int i = 0; i < kOctet; ++i) value.at[i] = q.value(i);
     out.store(r, c, value);
   }
 };
@@ -144,8 +144,8 @@ struct GatedBackward {
   GatedGradients<T> out;
   __device__ void operator()(int64_t r, bool counts, Lanes lanes, const RowSums& sums) const {
     if (!counts) return;
-    for (int c = lanes.index * kQuad; c < d_out.columns; c += lanes.count * kQuad) {
-      const Quad dE = out.store(r, c, in.load(r, c), d_out.load(r, c));
+    for (int c = lanes.index * kOctet; c < d_out.columns; c += lanes.count * kOctet) {
+      const Octet dE = out.store(r, c, in.load(r, c), d_out.load(r, c));
       if (in.o.present()) sums.add(0, c, dE);
     }
   }
@@ -158,20 +158,20 @@ struct GatedRmsnorm {
   float eps;
   T out;
   __device__ void operator()(int64_t r, bool counts, Lanes lanes) const {
-    const int own = lanes.index * kQuad;  // held from one loop to the next; rows are seldom wider
-    GatedQuad held = {};
+    const int own = lanes.index * kOctet;  // held from one loop to the next; rows are seldom wider
+    GatedOctet held = {};
     float squares = 0.0f;
-    for (int c = own; c < out.columns; c += lanes.count * kQuad) {
-      const GatedQuad q = in.load(r, c);
+    for (int c = own; c < out.columns; c += lanes.count * kOctet) {
+      const GatedOctet q = in.load(r, c);
       if (c == own) held = q;
-      for (int i = 0; i < kQuad; ++i) squares += q.value(i) * q.value(i);
+      for (int i = 0; i < kOctet; ++i) squares += q.value(i) * q.value(i);
     }
     const float scale = rsqrtf(lanes.sum(squares) / static_cast<float>(out.columns) + eps);
     if (!counts) return;
-    for (int c = own; c < out.columns; c += lanes.count * kQuad) {
-      const GatedQuad q = c == own ? held : in.load(r, c);
-      Quad value = T::load_vector(weight, c, out.columns);
-      for (int i = 0; i < kQuad; ++i) value.at[i] *= q.value(i) * scale;
+    for (int c = own; c < out.columns; c += lanes.count * kOctet) {
+      const GatedOctet q = c == own ? held : in.load(r, c);
+      Octet value = T::load_vector(weight, c, out.columns);
+      for (int i = 0; i < kOctet; ++i) value.at[i] *= q.value(i) * scale;
       out.store(r, c, value);
     }
   }
@@ -186,15 +186,13 @@ struct GatedRmsnormBackward {
   GatedGradients<T> out;
   __device__ void operator()(int64_t r, bool counts, Lanes lanes, const RowSums& sums) const {
     const int columns = d_out.columns;
-    const int own = lanes.index * kQuad;  // held from one loop to the next
-    GatedQuad held = {};
-    Quad held_d = {}, held_w = {};
+    // Both loops load what they need: holding a row between them would leave room for few others.
+    const int own = lanes.index * kOctet;
     float squares = 0.0f, product = 0.0f;
-    for (int c = own; c < columns; c += lanes.count * kQuad) {
-      const GatedQuad q = in.load(r, c);
-      const Quad d = d_out.load(r, c), w = T::load_vector(weight, c, columns);
-      if (c == own) held = q, held_d = d, held_w = w;
-      for (int i = 0; i < kQuad; ++i) {
+    for (int c = own; c < columns; c += lanes.count * kOctet) {
+      const GatedOctet q = in.load(r, c);
+      const Octet d = d_out.load(r, c), w = T::load_vector(weight, c, columns);
+      for (int i = 0; i < kOctet; ++i) {
         squares += q.value(i) * q.value(i);
         product += d.at[i] * w.at[i] * q.value(i);
       }
@@ -203,16 +201,16 @@ struct GatedRmsnormBackward {
     const float scale = rsqrtf(lanes.sum(squares) / count + eps);
     const float along = lanes.sum(product) * scale * scale / count;
     if (!counts) return;
-    for (int c = own; c < columns; c += lanes.count * kQuad) {
-      const GatedQuad q = c == own ? held : in.load(r, c);
-      const Quad w = c == own ? held_w : T::load_vector(weight, c, columns);
-      Quad d = c == own ? held_d : d_out.load(r, c), dw;
-      for (int i = 0; i < kQuad; ++i) {
+    for (int c = own; c < columns; c += lanes.count * kOctet) {
+      const GatedOctet q = in.load(r, c);
+      const Octet w = T::load_vector(weight, c, columns);
+      Octet d = d_out.load(r, c), dw;
+      for (int i = 0; i < kOctet; ++i) {
         dw.at[i] = d.at[i] * q.value(i) * scale;
         d.at[i] = scale * (d.at[i] * w.at[i] - q.value(i) * along);
       }
       sums.add(0, c, dw);
-      const Quad dE = out.store(r, c, q, d);
+      const Octet dE = out.store(r, c, q, d);
       if (in.o.present()) sums.add(1, c, dE);
     }
   }
@@ -238,7 +236,7 @@ void CudaBackend::rmsnorm_backward(ConstTokens x, const float* weight, float eps
 
 void CudaBackend::gated_sum(const GatedSum& sum, Tokens out) {
   with_cells({}, {sum.y, sum.o, sum.gate, out}, {sum.E}, [&]<class, class T>() {
-    for_quads(here(), out.rows, out.columns, Gated<T>{GatedCells<T>(sum), out});
+    for_octets(here(), out.rows, out.columns, Gated<T>{GatedCells<T>(sum), out});
   });
 }
 

@@ -21,16 +21,24 @@ struct RowSums {
   float* own = nullptr;  // of these lanes, in shared memory
   int columns = 0;
 
-  __device__ void add(int sum, int column, const Quad& quad) const {
+  __device__ void add(int sum, int column, const Octet& octet) const {
     float* target = own + sum * columns + column;
-    if (columns % kQuad == 0) {
-      float4& four = *reinterpret_cast<float4*>(target);
-      four = {four.x + quad.at[0], four.y + quad.at[1], four.z + quad.at[2], four.w + quad.at[3]};
+    if (columns % kOctet == 0) {
+      auto* four = reinterpret_cast<float4*>(target);
+#pragma unroll
+      for (int i = 0; i < kOctet / 4; ++i) {
+        float4 sum4 = four[i];
+        sum4.x += octet.at[4 * i];
+        sum4.y += octet.at[4 * i + 1];
+        sum4.z += octet.at[4 * i + 2];
+        sum4.w += octet.at[4 * i + 3];
+        four[i] = sum4;
+      }
       return;
     }
 #pragma unroll
-    for (int i = 0; i < kQuad; ++i) {
-      if (column + i < columns) target[i] += quad.at[i];
+    for (int i = 0; i < kOctet; ++i) {
+      if (column + i < columns) target[i] += octet.at[i];
     }
   }
 };
@@ -59,7 +67,7 @@ __device__ inline float sum_of_rows(const float* first, int stride, int count) {
 }
 
 template <class F>
-__global__ void __launch_bounds__(kSumThreads)
+__global__ void __launch_bounds__(kSumThreads, 3)
     row_sums_kernel(int64_t rows, int lanes, int columns, int sums, F f, float* partial,
                     int32_t* ticket, float* target0, float* target1) {
   extern __shared__ __align__(16) float shared[];

@@ -1,4 +1,4 @@
-// What the CUDA backend's kernels share: matrices of either element type, functors over their quads (four
+// What the CUDA backend's kernels share: matrices of either element type, functors over their octets (eight
 // neighbouring columns) and rows, and sums over rows in an order that shapes alone fix.
 #pragma once
 
@@ -16,7 +16,7 @@ namespace joint_recall::cuda_rows {
 
 constexpr int kWarp = 32;
 constexpr int kThreads = 256;
-constexpr int kQuad = 4;
+constexpr int kOctet = 8;
 
 inline int64_t blocks_for(int64_t count, int64_t per_block) {
   return (count + per_block - 1) / per_block;
@@ -26,8 +26,8 @@ inline void check_launch(const char* what) { check_cuda(cudaGetLastError(), what
 
 __device__ inline float sigmoid(float x) { return __frcp_rn(1.0f + __expf(-x)); }
 
-struct Quad {
-  float at[kQuad];
+struct Octet {
+  float at[kOctet];
 };
 
 // A matrix as kernels see it, of any shape, stride and element type.
@@ -47,97 +47,108 @@ struct AnyCells {
 
   __device__ bool present() const { return data != nullptr; }
 
-  __device__ Quad load(int64_t row, int column) const {
-    Quad quad;
+  __device__ Octet load(int64_t row, int column) const {
+    Octet octet;
     const int64_t at = row * stride + column;
 #pragma unroll
-    for (int i = 0; i < kQuad; ++i) {
-      quad.at[i] = column + i >= columns ? 0.0f
-                   : bf16 ? __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(data)[at + i])
-                          : reinterpret_cast<const float*>(data)[at + i];
+    for (int i = 0; i < kOctet; ++i) {
+      octet.at[i] = column + i >= columns ? 0.0f
+                    : bf16 ? __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(data)[at + i])
+                           : reinterpret_cast<const float*>(data)[at + i];
     }
-    return quad;
+    return octet;
   }
 
-  __device__ void store(int64_t row, int column, const Quad& quad) const {
+  __device__ void store(int64_t row, int column, const Octet& octet) const {
     const int64_t at = row * stride + column;
 #pragma unroll
-    for (int i = 0; i < kQuad; ++i) {
+    for (int i = 0; i < kOctet; ++i) {
       if (column + i >= columns) continue;
       if (bf16) {
-        reinterpret_cast<__nv_bfloat16*>(data)[at + i] = __float2bfloat16_rn(quad.at[i]);
+        reinterpret_cast<__nv_bfloat16*>(data)[at + i] = __float2bfloat16_rn(octet.at[i]);
       } else {
-        reinterpret_cast<float*>(data)[at + i] = quad.at[i];
+        reinterpret_cast<float*>(data)[at + i] = octet.at[i];
       }
     }
   }
 
   // Columns of a vector of `count` fp32 numbers.
-  __device__ static Quad load_vector(const float* vector, int column, int count) {
-    Quad quad;
+  __device__ static Octet load_vector(const float* vector, int column, int count) {
+    Octet octet;
 #pragma unroll
-    for (int i = 0; i < kQuad; ++i) quad.at[i] = column + i < count ? vector[column + i] : 0.0f;
-    return quad;
+    for (int i = 0; i < kOctet; ++i) octet.at[i] = column + i < count ? vector[column + i] : 0.0f;
+    return octet;
   }
 };
 
-// One of a known element type whose quads can be moved at once: no branch keeps a load waiting for another.
+// One of a known element type whose octets can be moved at once: no branch keeps a load waiting for another.
 template <class T>
-struct QuadCells {
+struct OctetCells {
   T* data = nullptr;
   int64_t stride = 0;
   int32_t columns = 0;
 
-  QuadCells() = default;
-  QuadCells(ConstTokens m)  // NOLINT: as above
+  OctetCells() = default;
+  OctetCells(ConstTokens m)  // NOLINT: as above
       : data(const_cast<T*>(static_cast<const T*>(m.data))),
         stride(m.stride),
         columns(static_cast<int32_t>(m.columns)) {}
-  QuadCells(Tokens m) : QuadCells(ConstTokens(m)) {}
+  OctetCells(Tokens m) : OctetCells(ConstTokens(m)) {}
 
   __device__ bool present() const { return data != nullptr; }
 
-  __device__ Quad load(int64_t row, int column) const {
+  __device__ Octet load(int64_t row, int column) const {
     const T* at = data + row * stride + column;
     if constexpr (sizeof(T) == 2) {
-      const uint2 bits = *reinterpret_cast<const uint2*>(at);
-      return {{__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xffff0000u),
-               __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xffff0000u)}};
+      const uint4 bits = *reinterpret_cast<const uint4*>(at);
+      const uint32_t words[] = {bits.x, bits.y, bits.z, bits.w};
+      Octet octet;
+#pragma unroll
+      for (int i = 0; i < kOctet / 2; ++i) {
+        octet.at[2 * i] = __uint_as_float(words[i] << 16);
+        octet.at[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+      }
+      return octet;
     } else {
-      return load_vector(at, 0, kQuad);
+      return load_vector(at, 0, kOctet);
     }
   }
 
-  __device__ void store(int64_t row, int column, const Quad& quad) const {
+  __device__ void store(int64_t row, int column, const Octet& octet) const {
     T* at = data + row * stride + column;
     if constexpr (sizeof(T) == 2) {
-      const __nv_bfloat162 low = __floats2bfloat162_rn(quad.at[0], quad.at[1]);
-      const __nv_bfloat162 high = __floats2bfloat162_rn(quad.at[2], quad.at[3]);
-      *reinterpret_cast<uint2*>(at) = {*reinterpret_cast<const uint32_t*>(&low),
-                                       *reinterpret_cast<const uint32_t*>(&high)};
+      uint32_t words[kOctet / 2];
+#pragma unroll
+      for (int i = 0; i < kOctet / 2; ++i) {
+        const __nv_bfloat162 pair = __floats2bfloat162_rn(octet.at[2 * i], octet.at[2 * i + 1]);
+        words[i] = *reinterpret_cast<const uint32_t*>(&pair);
+      }
+      *reinterpret_cast<uint4*>(at) = {words[0], words[1], words[2], words[3]};
     } else {
-      *reinterpret_cast<float4*>(at) = {quad.at[0], quad.at[1], quad.at[2], quad.at[3]};
+      auto* four = reinterpret_cast<float4*>(at);
+      four[0] = {octet.at[0], octet.at[1], octet.at[2], octet.at[3]};
+      four[1] = {octet.at[4], octet.at[5], octet.at[6], octet.at[7]};
     }
   }
 
-  __device__ static Quad load_vector(const float* vector, int column, int) {
-    const float4 values = *reinterpret_cast<const float4*>(vector + column);
-    return {{values.x, values.y, values.z, values.w}};
+  __device__ static Octet load_vector(const float* vector, int column, int) {
+    const auto* four = reinterpret_cast<const float4*>(vector + column);
+    const float4 low = four[0], high = four[1];
+    return {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
   }
 };
 
-// Whether every quad of the matrix, where it is present, can be moved at once.
-inline bool has_whole_quads(ConstTokens m) {
-  const auto width = static_cast<uintptr_t>(kQuad * bytes_of(m.element));
-  return m.columns % kQuad == 0 && m.stride % kQuad == 0 &&
-         reinterpret_cast<uintptr_t>(m.data) % width == 0;
+// Whether every octet of the matrix, where it is present, can be moved at once.
+inline bool has_whole_octets(ConstTokens m) {
+  return m.columns % kOctet == 0 && m.stride % kOctet == 0 &&
+         reinterpret_cast<uintptr_t>(m.data) % sizeof(uint4) == 0;
 }
-inline bool has_whole_quads(const float* vector) {
+inline bool has_whole_octets(const float* vector) {
   return reinterpret_cast<uintptr_t>(vector) % sizeof(float4) == 0;
 }
 
 // Calls f.operator()<X, T>() with what fits: X for fp32 matrices, T for activations; AnyCells for both unless all
-// quads are whole and the types as they should be.
+// octets are whole and the types as they should be.
 template <class F>
 void with_cells(std::initializer_list<ConstTokens> fp32,
                 std::initializer_list<ConstTokens> activations,
@@ -148,18 +159,18 @@ void with_cells(std::initializer_list<ConstTokens> fp32,
   }
   bool whole = true;
   for (const ConstTokens& m : fp32) {
-    if (m.present()) whole = whole && has_whole_quads(m) && m.element == Element::kFp32;
+    if (m.present()) whole = whole && has_whole_octets(m) && m.element == Element::kFp32;
   }
   for (const ConstTokens& m : activations) {
-    if (m.present()) whole = whole && has_whole_quads(m) && m.element == element;
+    if (m.present()) whole = whole && has_whole_octets(m) && m.element == element;
   }
-  for (const float* vector : vectors) whole = whole && has_whole_quads(vector);
+  for (const float* vector : vectors) whole = whole && has_whole_octets(vector);
   if (!whole) {
     f.template operator()<AnyCells, AnyCells>();
   } else if (element == Element::kBf16) {
-    f.template operator()<QuadCells<float>, QuadCells<__nv_bfloat16>>();
+    f.template operator()<OctetCells<float>, OctetCells<__nv_bfloat16>>();
   } else {
-    f.template operator()<QuadCells<float>, QuadCells<float>>();
+    f.template operator()<OctetCells<float>, OctetCells<float>>();
   }
 }
 
@@ -179,21 +190,21 @@ void for_elements(cudaStream_t stream, int64_t count, const F& f) {
 }
 
 template <class F>
-__global__ void quads_kernel(uint32_t count, uint32_t quads, F f) {
+__global__ void octets_kernel(uint32_t count, uint32_t octets, F f) {
   const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
-  if (i < count) f(int64_t{i / quads}, static_cast<int>(i % quads) * kQuad);
+  if (i < count) f(int64_t{i / octets}, static_cast<int>(i % octets) * kOctet);
 }
 
-// f(row, first column) for every quad.
+// f(row, first column) for every octet.
 template <class F>
-void for_quads(cudaStream_t stream, int64_t rows, int64_t columns, const F& f) {
-  const int64_t quads = blocks_for(columns, kQuad), count = rows * quads;
+void for_octets(cudaStream_t stream, int64_t rows, int64_t columns, const F& f) {
+  const int64_t octets = blocks_for(columns, kOctet), count = rows * octets;
   if (count == 0) return;
   if (count > INT32_MAX)
     throw ModelError("a batch of so many tokens is more than the GPU part takes");
-  quads_kernel<<<static_cast<unsigned>(blocks_for(count, kThreads)), kThreads, 0, stream>>>(
-      static_cast<uint32_t>(count), static_cast<uint32_t>(quads), f);
-  check_launch("launching over quads");
+  octets_kernel<<<static_cast<unsigned>(blocks_for(count, kThreads)), kThreads, 0, stream>>>(
+      static_cast<uint32_t>(count), static_cast<uint32_t>(octets), f);
+  check_launch("launching over octets");
 }
 
 // Neighbouring lanes, a power of two, that share a row.
@@ -210,7 +221,7 @@ struct Lanes {
 
 inline int lanes_for(int64_t columns) {
   int lanes = 1;
-  while (lanes < kWarp && lanes * kQuad < columns) lanes *= 2;
+  while (lanes < kWarp && lanes * kOctet < columns) lanes *= 2;
   return lanes;
 }
 
