@@ -16,6 +16,7 @@
 #include "core/check.hpp"
 #include "core/context.hpp"
 #include "core/error.hpp"
+#include "core/nvtx_range.hpp"
 #include "core/workspace.hpp"
 
 namespace hax::capi {
@@ -55,6 +56,7 @@ hax_status workspace(const hax_context* context, const typename Operation::Args*
 template <class Operation>
 hax_status call(const hax_context* context, const typename Operation::Args* args, void* memory,
                 size_t memory_size, void* stream) noexcept {
+  const NvtxRange range(Operation::name);
   return guard(Operation::name, [&] {
     Checker check(Operation::name, /*needs_data=*/true);
     check.expect(context, "context: expected a context, got NULL");

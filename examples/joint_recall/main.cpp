@@ -33,6 +33,9 @@ int run(int argc, char** argv) {
   add_create_dataset_command(app, exit_code);
   add_eval_command(app, exit_code);
   add_dump_command(app, exit_code);
+  add_sweep_command(app, exit_code);
+  add_profile_command(app, exit_code);
+  add_report_command(app, exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
@@ -42,10 +45,10 @@ int run(int argc, char** argv) {
     return kUsage;
   }
   if (app.get_subcommands().empty()) {
-    fmt::print(
-        stderr,
-        "joint_recall: expected a subcommand: train, create-dataset, eval or dump (--help tells "
-        "about them)\n");
+    fmt::print(stderr,
+               "joint_recall: expected a subcommand: train, sweep, profile, report, "
+               "create-dataset, eval or dump "
+               "(--help tells about them)\n");
     return kUsage;
   }
   return exit_code;

@@ -74,15 +74,21 @@ TEST_F(BackendTest, GemmInAllFourForms) {
     for (int64_t j = 0; j < 9; ++j) {
       double sum = 0.0;
       for (int64_t l = 0; l < 7; ++l) sum += a.at(i, l) * b.at(l, j);
-      want.at(i, j) = 1.5 * sum + 0.5 * c.at(i, j);
+      want.at(i, j) = sum + c.at(i, j);
     }
   }
   for (const bool ta : {false, true}) {
     for (const bool tb : {false, true}) {
-      GappedMatrix result(c);
-      backend_.gemm(ta, tb, 1.5f, GappedMatrix(ta ? transposed(a) : a),
-                    GappedMatrix(tb ? transposed(b) : b), 0.5f, result);
-      EXPECT_TRUE(expect_close("gemm", result.array(), want, 1e-6));
+      GappedMatrix added(c), fresh(5, 9), onto(c);
+      const GappedMatrix left(ta ? transposed(a) : a), right(tb ? transposed(b) : b);
+      backend_.gemm(ta, tb, left, right, added, fresh);
+      EXPECT_TRUE(expect_close("gemm", fresh.array(), want, 1e-6));
+      // The addend may be the result; without one, its old content counts for nothing.
+      const ConstMatrix nothing;
+      backend_.gemm(ta, tb, left, right, nothing, onto);
+      Array alone = want;
+      for (size_t i = 0; i < alone.data.size(); ++i) alone.data[i] -= c.data[i];
+      EXPECT_TRUE(expect_close("product", onto.array(), alone, 1e-6));
     }
   }
 }
@@ -113,10 +119,11 @@ TEST_F(BackendTest, Rmsnorm) {
 
     const auto loss = [&] { return hax_test::dot(oracle_rmsnorm(x, weight, 1e-5), dy); };
     for (const bool accumulate : {false, true}) {
-      GappedMatrix dx(old);
+      GappedMatrix dx(rows, columns);
+      const GappedMatrix addend(old);
       std::vector<float> dw(static_cast<size_t>(columns), 0.25f);
-      backend_.rmsnorm_backward(GappedMatrix(x), w.data(), 1e-5f, GappedMatrix(dy), accumulate, dx,
-                                dw.data());
+      backend_.rmsnorm_backward(GappedMatrix(x), w.data(), 1e-5f, GappedMatrix(dy),
+                                accumulate ? ConstMatrix(addend) : ConstMatrix{}, dx, dw.data());
       Array d_weight = to_array({columns}, dw), d_x = dx.array();
       for (double& value : d_weight.data) value -= 0.25;
       if (accumulate) {
@@ -165,6 +172,52 @@ TEST_F(BackendTest, GatedSum) {
         EXPECT_TRUE(hax_test::expect_gradient("d_o", loss, o, d_o.array(), options));
         EXPECT_TRUE(hax_test::expect_gradient("dE", loss, E, to_array({columns}, dE), options));
       }
+    }
+  }
+}
+
+TEST_F(BackendTest, GatedRmsnormIsTheNormOfTheGatedSum) {
+  for (const bool with_o : {true, false}) {
+    for (const auto& [rows, columns] : kShapes) {
+      SCOPED_TRACE(testing::Message() << rows << " x " << columns << (with_o ? " with o" : ""));
+      const GappedMatrix y(random_normal({rows, columns}, 1)), o(random_normal({rows, columns}, 2)),
+          gate(random_normal({rows, columns}, 3)), d_out(random_normal({rows, columns}, 4));
+      const std::vector<float> E = to_floats(random_normal({columns}, 5)),
+                               weight = to_floats(random_normal({columns}, 6, 1.0, 0.2));
+      const ConstMatrix o_given = with_o ? ConstMatrix(o) : ConstMatrix{};
+      GappedMatrix sum(rows, columns), want(rows, columns), got(rows, columns);
+      backend_.gated_sum(y, o_given, E.data(), gate, sum);
+      backend_.rmsnorm(sum, weight.data(), 1e-5f, want);
+      backend_.gated_rmsnorm(y, o_given, E.data(), gate, weight.data(), 1e-5f, got);
+      EXPECT_TRUE(expect_close("out", got.array(), want.array(), 1e-6));
+
+      struct Gradients {
+        GappedMatrix y, o, gate;
+        std::vector<float> E, weight;
+      };
+      const auto size = static_cast<size_t>(columns);
+      const Gradients empty = {{rows, columns},
+                               {rows, columns},
+                               {rows, columns},
+                               std::vector<float>(size, 0.5f),
+                               std::vector<float>(size, 0.25f)};
+      Gradients apart = empty, joined = empty;
+      GappedMatrix d_sum(rows, columns);
+      const Matrix none;
+      backend_.rmsnorm_backward(sum, weight.data(), 1e-5f, d_out, none, d_sum, apart.weight.data());
+      backend_.gated_sum_backward(y, o_given, E.data(), gate, d_sum, apart.y,
+                                  with_o ? Matrix(apart.o) : none, apart.gate, apart.E.data());
+      backend_.gated_rmsnorm_backward(y, o_given, E.data(), gate, weight.data(), 1e-5f, d_out,
+                                      joined.y, with_o ? Matrix(joined.o) : none, joined.gate,
+                                      joined.E.data(), joined.weight.data());
+      EXPECT_TRUE(expect_close("dy", joined.y.array(), apart.y.array(), 1e-5));
+      EXPECT_TRUE(expect_close("d_gate", joined.gate.array(), apart.gate.array(), 1e-5));
+      EXPECT_TRUE(expect_close("d_weight", to_array({columns}, joined.weight),
+                               to_array({columns}, apart.weight), 1e-5));
+      if (!with_o) continue;
+      EXPECT_TRUE(expect_close("d_o", joined.o.array(), apart.o.array(), 1e-5));
+      EXPECT_TRUE(
+          expect_close("dE", to_array({columns}, joined.E), to_array({columns}, apart.E), 1e-5));
     }
   }
 }
@@ -219,11 +272,12 @@ TEST_F(BackendTest, MaskAddCopy) {
   GappedMatrix masked(a), sum(a), copy(3, 5);
   const uint8_t mask[] = {1, 0, 1};
   backend_.mask_rows(mask, masked);
-  backend_.add(-2.0f, GappedMatrix(b), sum);
-  backend_.copy(GappedMatrix(b), copy);
+  const GappedMatrix from(b);
+  backend_.add(from, sum);
+  backend_.copy(ConstMatrix(from), Matrix(copy));
   Array want_masked = a, want_sum = a;
   for (int64_t c = 0; c < 5; ++c) want_masked.at(1, c) = 0.0;
-  for (size_t i = 0; i < b.data.size(); ++i) want_sum.data[i] -= 2.0 * b.data[i];
+  for (size_t i = 0; i < b.data.size(); ++i) want_sum.data[i] += b.data[i];
   EXPECT_TRUE(expect_close("mask", masked.array(), want_masked, 1e-7));
   EXPECT_TRUE(expect_close("add", sum.array(), want_sum, 1e-6));
   EXPECT_TRUE(expect_close("copy", copy.array(), b, 1e-7));
@@ -277,11 +331,11 @@ TEST_F(BackendTest, CrossEntropy) {
     }
     return sum / 70.0;
   };
-  GappedMatrix untouched(logits), gradient(logits);
-  backend_.cross_entropy(label.data(), nullptr, untouched, loss.data(), prediction.data());
+  GappedMatrix untouched(logits), gradient(70, 37);
+  backend_.cross_entropy(label.data(), nullptr, untouched, loss.data(), prediction.data(), {});
   EXPECT_TRUE(expect_close("logits", untouched.array(), logits, 1e-7));
   const float scale = 1.0f / 70.0f;
-  backend_.cross_entropy(label.data(), &scale, gradient, loss.data(), prediction.data());
+  backend_.cross_entropy(label.data(), &scale, untouched, loss.data(), prediction.data(), gradient);
   double sum = 0.0;
   for (const float value : loss) sum += double{value};
   EXPECT_NEAR(sum / 70.0, mean_loss(), 1e-6 * mean_loss());
@@ -301,7 +355,7 @@ TEST_F(BackendTest, CrossEntropyOfPaddingIsNothing) {
   float loss[3];
   int32_t prediction[3];
   GappedMatrix gradient(logits);
-  backend_.cross_entropy(label, &scale, gradient, loss, prediction);
+  backend_.cross_entropy(label, &scale, GappedMatrix(logits), loss, prediction, gradient);
   EXPECT_EQ(loss[1], 0.0f);
   EXPECT_GT(loss[0], 0.0f);
   const Array got = gradient.array();
@@ -374,8 +428,9 @@ TEST_F(BackendTest, Bf16RoundsToNearestEven) {
                           1.00390637f, INFINITY,    NAN,         3.4e38f};
   uint16_t bits[9];
   float back[9];
-  backend_.to_bf16(compact(values, 3, 3), bits);
-  backend_.from_bf16(bits, compact(back, 3, 3));
+  const Tokens rounded(bits, 3, 3, 3, Element::kBf16);
+  backend_.copy(compact(values, 3, 3), rounded);
+  backend_.copy(rounded, compact(back, 3, 3));
   const float want[] = {1.0f, 1.0f, 1.015625f, -3.0f, 0.0f, 1.0078125f, INFINITY, NAN, INFINITY};
   for (int i = 0; i < 9; ++i) {
     if (std::isnan(want[i])) {
@@ -390,15 +445,18 @@ TEST_F(BackendTest, PicksAreTheLargestNoise) {
   const float noise[] = {0.3f, 0.9f, 0.9f, 0.1f, 0.5f, 0.8f};
   const uint8_t mask[] = {1, 1, 1, 1, 0, 0};
   int32_t pick[8];
-  backend_.top_positions(noise, nullptr, nullptr, 1, 6, 4, pick);
+  backend_.top_positions(noise, nullptr, nullptr, 1, 1, 6, 4, pick);
   EXPECT_EQ(std::vector<int32_t>(pick, pick + 4), (std::vector<int32_t>{1, 2, 5, 4}));
-  backend_.top_positions(noise, mask, nullptr, 1, 6, 4, pick);
+  backend_.top_positions(noise, mask, nullptr, 1, 1, 6, 4, pick);
   EXPECT_EQ(std::vector<int32_t>(pick, pick + 4), (std::vector<int32_t>{1, 2, 0, 3}));
-  backend_.top_positions(noise, mask, nullptr, 1, 6, 5, pick);
+  backend_.top_positions(noise, mask, nullptr, 1, 1, 6, 5, pick);
   EXPECT_EQ(pick[4], 5) << "padding fills up a short sequence";
   const int32_t offset[] = {0, 2, 6};
-  backend_.top_positions(noise, nullptr, offset, 2, 6, 4, pick);
+  backend_.top_positions(noise, nullptr, offset, 2, 2, 6, 4, pick);
   EXPECT_EQ(std::vector<int32_t>(pick, pick + 8), (std::vector<int32_t>{1, 0, -1, -1, 0, 3, 2, 1}));
+  backend_.top_positions(noise, nullptr, offset, 1, 2, 6, 4, pick);
+  EXPECT_EQ(std::vector<int32_t>(pick, pick + 8),
+            (std::vector<int32_t>{1, 0, -1, -1, -1, -1, -1, -1}));
 }
 
 // Every position is picked equally often, and none twice in a row.
@@ -408,7 +466,8 @@ TEST_F(BackendTest, PicksAreUniformWithoutReplacement) {
   std::vector<int32_t> pick(kSequences * kPicks);
   backend_.random_uniform({3, RandomPurpose::kRankingNoise, 1, 2, 0}, kSequences * kLength,
                           noise.data());
-  backend_.top_positions(noise.data(), nullptr, nullptr, kSequences, kLength, kPicks, pick.data());
+  backend_.top_positions(noise.data(), nullptr, nullptr, kSequences, kSequences, kLength, kPicks,
+                         pick.data());
   std::vector<int64_t> times(kLength, 0);
   for (int64_t s = 0; s < kSequences; ++s) {
     std::vector<int32_t> row(pick.begin() + s * kPicks, pick.begin() + (s + 1) * kPicks);

@@ -133,7 +133,7 @@ inline std::string name_of(const BaseAndPattern& model) {
 }
 
 inline std::unique_ptr<Model> make_model(const ModelConfig& config, uint64_t seed = 1) {
-  auto model = std::make_unique<Model>(config, make_test_backend(), seed);
+  auto model = std::make_unique<Model>(config, make_test_backend(config.precision), seed);
   model->initialise();
   return model;
 }

@@ -106,8 +106,8 @@ inline MixerRun run_mixer(const ModelConfig& config, const hax_test::LayerArgs& 
   const OnBackend<float> dy(*backend, to_floats(grad_out));
   const std::vector<float> zeros(args.hidden_states.data.size(), 0.0f);
   const OnBackend<float> y(*backend, zeros), dx(*backend, zeros);
-  mixer->draw(pass);
-  mixer->forward(pass, compact(x.data(), pass.tokens(), hidden),
+  mixer->prepare(pass);
+  mixer->forward(pass, compact(x.data(), pass.tokens(), hidden), {},
                  compact(y.data(), pass.tokens(), hidden));
 
   MixerRun run;
@@ -123,8 +123,8 @@ inline MixerRun run_mixer(const ModelConfig& config, const hax_test::LayerArgs& 
       one.length = pass.length;
       const int64_t first = b * pass.length;
       Attention part = *attention;
-      for (ConstMatrix* m : {&part.q, &part.k, &part.v}) {
-        *m = {m->row(first), pass.length, m->columns, m->stride};
+      for (ConstTokens* m : {&part.q, &part.k, &part.v}) {
+        *m = ConstMatrix{m->fp32().row(first), pass.length, m->columns, m->stride};
       }
       part.lse += first;
       for (const int32_t** index :
@@ -136,6 +136,7 @@ inline MixerRun run_mixer(const ModelConfig& config, const hax_test::LayerArgs& 
   }
   mixer->backward(pass, compact(static_cast<const float*>(dy.data()), pass.tokens(), hidden),
                   compact(dx.data(), pass.tokens(), hidden));
+  store.add_fresh_gradients();
   run.out = to_array(args.hidden_states.shape, y.values());
   run.d_hidden_states = to_array(args.hidden_states.shape, dx.values());
   for (const Parameter& parameter : store.parameters()) {

@@ -10,30 +10,44 @@ namespace joint_recall {
 
 class StagedBackend {
  public:
-  void gemm(bool transpose_a, bool transpose_b, float alpha, ConstMatrix a, ConstMatrix b,
-            float beta, Matrix c) {
+  void gemm(bool transpose_a, bool transpose_b, ConstMatrix a, ConstMatrix b, ConstMatrix addend,
+            Matrix c) {
     Staging s(*backend_);
-    backend_->gemm(transpose_a, transpose_b, alpha, s(a), s(b), beta, s(c));
+    backend_->gemm(transpose_a, transpose_b, s(a), s(b), s(addend), s(c));
   }
   void rmsnorm(ConstMatrix x, const float* weight, float eps, Matrix y) {
     Staging s(*backend_);
     backend_->rmsnorm(s(x), s(weight, x.columns), eps, s(y));
   }
   void rmsnorm_backward(ConstMatrix x, const float* weight, float eps, ConstMatrix dy,
-                        bool accumulate, Matrix dx, float* d_weight) {
+                        ConstMatrix addend, Matrix dx, float* d_weight) {
     Staging s(*backend_);
-    backend_->rmsnorm_backward(s(x), s(weight, x.columns), eps, s(dy), accumulate, s(dx),
+    backend_->rmsnorm_backward(s(x), s(weight, x.columns), eps, s(dy), s(addend), s(dx),
                                s(d_weight, x.columns));
   }
   void gated_sum(ConstMatrix y, ConstMatrix o, const float* E, ConstMatrix gate, Matrix out) {
     Staging s(*backend_);
-    backend_->gated_sum(s(y), s(o), s(E, y.columns), s(gate), s(out));
+    backend_->gated_sum({s(y), s(o), s(E, y.columns), s(gate)}, s(out));
   }
   void gated_sum_backward(ConstMatrix y, ConstMatrix o, const float* E, ConstMatrix gate,
                           ConstMatrix d_out, Matrix dy, Matrix d_o, Matrix d_gate, float* d_E) {
     Staging s(*backend_);
-    backend_->gated_sum_backward(s(y), s(o), s(E, y.columns), s(gate), s(d_out), s(dy), s(d_o),
-                                 s(d_gate), s(d_E, y.columns));
+    backend_->gated_sum_backward({s(y), s(o), s(E, y.columns), s(gate)}, s(d_out),
+                                 {s(dy), s(d_o), s(d_gate), s(d_E, y.columns)});
+  }
+  void gated_rmsnorm(ConstMatrix y, ConstMatrix o, const float* E, ConstMatrix gate,
+                     const float* weight, float eps, Matrix out) {
+    Staging s(*backend_);
+    backend_->gated_rmsnorm({s(y), s(o), s(E, y.columns), s(gate)}, s(weight, y.columns), eps,
+                            s(out));
+  }
+  void gated_rmsnorm_backward(ConstMatrix y, ConstMatrix o, const float* E, ConstMatrix gate,
+                              const float* weight, float eps, ConstMatrix d_out, Matrix dy,
+                              Matrix d_o, Matrix d_gate, float* d_E, float* d_weight) {
+    Staging s(*backend_);
+    backend_->gated_rmsnorm_backward({s(y), s(o), s(E, y.columns), s(gate)}, s(weight, y.columns),
+                                     eps, s(d_out), {s(dy), s(d_o), s(d_gate), s(d_E, y.columns)},
+                                     s(d_weight, y.columns));
   }
   void gather_rows(ConstMatrix table, const int32_t* index, Matrix out) {
     Staging s(*backend_);
@@ -51,13 +65,13 @@ class StagedBackend {
     Staging s(*backend_);
     backend_->mask_rows(s(mask, x.rows), s(x));
   }
-  void add(float scale, ConstMatrix source, Matrix target) {
+  void add(ConstMatrix source, Matrix target) {
     Staging s(*backend_);
-    backend_->add(scale, s(source), s(target));
+    backend_->add(s(source), s(target));
   }
-  void copy(ConstMatrix source, Matrix target) {
+  void copy(ConstTokens source, Tokens target) {
     Staging s(*backend_);
-    backend_->copy(s(source), s(target));
+    backend_->copy(s.tokens(source), s.tokens(target));
   }
   void negated_exp(const float* A_log, int64_t count, float* A) {
     Staging s(*backend_);
@@ -71,11 +85,11 @@ class StagedBackend {
     Staging s(*backend_);
     backend_->rope(s(position, x.rows), num_heads, theta, inverse, s(x));
   }
-  void cross_entropy(const int32_t* label, const float* scale, Matrix logits, float* loss,
-                     int32_t* prediction) {
+  void cross_entropy(const int32_t* label, const float* scale, ConstMatrix logits, float* loss,
+                     int32_t* prediction, Matrix d_logits) {
     Staging s(*backend_);
     backend_->cross_entropy(s(label, logits.rows), s(scale, 1), s(logits), s(loss, logits.rows),
-                            s(prediction, logits.rows));
+                            s(prediction, logits.rows), s(d_logits));
   }
   void score_batch(const float* loss, const int32_t* prediction, const int32_t* target,
                    const int32_t* offset, int64_t items, BatchScores* scores) {
@@ -87,31 +101,24 @@ class StagedBackend {
   void adamw(const AdamwArgs& args, int64_t count, const float* gradient, float* value,
              float* first_moment, float* second_moment) {
     Staging s(*backend_);
-    backend_->adamw(args, count, s(gradient, count), s(value, count), s(first_moment, count),
-                    s(second_moment, count));
+    const AdamwNumbers numbers = adamw_numbers(args);
+    backend_->adamw(s(&numbers, 1), count, s(gradient, count), s(value, count),
+                    s(first_moment, count), s(second_moment, count), nullptr);
   }
   void random_normal(const RandomKey& key, int64_t count, float* out) {
     Staging s(*backend_);
-    backend_->random_normal(key, count, s(out, count));
+    backend_->random_normal(key, nullptr, count, s(out, count));
   }
   void random_uniform(const RandomKey& key, int64_t count, float* out) {
     Staging s(*backend_);
-    backend_->random_uniform(key, count, s(out, count));
+    backend_->random_uniform(key, nullptr, count, s(out, count));
   }
-  void top_positions(const float* noise, const uint8_t* mask, const int32_t* offset,
+  void top_positions(const float* noise, const uint8_t* mask, const int32_t* offset, int64_t items,
                      int64_t sequences, int64_t length, int64_t count, int32_t* pick) {
     Staging s(*backend_);
     const int64_t tokens = offset != nullptr ? offset[sequences] : sequences * length;
-    backend_->top_positions(s(noise, tokens), s(mask, tokens), s(offset, sequences + 1), sequences,
-                            length, count, s(pick, sequences * count));
-  }
-  void to_bf16(ConstMatrix source, uint16_t* target) {
-    Staging s(*backend_);
-    backend_->to_bf16(s(source), s(target, source.rows * source.columns));
-  }
-  void from_bf16(const uint16_t* source, Matrix target) {
-    Staging s(*backend_);
-    backend_->from_bf16(s(source, target.rows * target.columns), s(target));
+    backend_->top_positions(s(noise, tokens), s(mask, tokens), s(offset, sequences + 1), items,
+                            sequences, length, count, s(pick, sequences * count));
   }
 
  private:
@@ -140,6 +147,14 @@ class StagedBackend {
     template <class T>
     BasicMatrix<T> operator()(BasicMatrix<T> host) {
       return {(*this)(host.data, host.rows * host.stride), host.rows, host.columns, host.stride};
+    }
+
+    template <class Void>
+    BasicTokens<Void> tokens(BasicTokens<Void> host) {
+      using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
+      auto* bytes = static_cast<Byte*>(host.data);
+      return {(*this)(bytes, host.rows * host.stride * bytes_of(host.element)), host.rows,
+              host.columns, host.stride, host.element};
     }
 
    private:

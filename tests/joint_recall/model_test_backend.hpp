@@ -9,9 +9,10 @@
 
 namespace joint_recall {
 
-inline std::unique_ptr<Backend> make_test_backend() {
+inline std::unique_ptr<Backend> make_test_backend(
+    [[maybe_unused]] Precision precision = Precision::kFp32) {
 #ifdef JOINT_RECALL_WITH_CUDA
-  if (hax_test::tests_use_cuda()) return make_cuda_backend(0, Precision::kFp32);
+  if (hax_test::tests_use_cuda()) return make_cuda_backend(0, precision);
 #endif
   return make_cpu_backend();
 }

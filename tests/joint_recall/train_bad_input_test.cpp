@@ -10,7 +10,7 @@ class BadInputTest : public ProgramTest {
  protected:
   // The program's last words; nothing but them may be on stderr, and nothing may have been made.
   void expect_problem(const std::vector<std::string>& args, const std::string& problem,
-                      Program::Limits limits = {}) const {
+                      Program::Conditions limits = {}) const {
     std::string command;
     for (const std::string& arg : args) command += arg + " ";
     SCOPED_TRACE(command);
@@ -183,7 +183,7 @@ TEST_F(BadCheckpointTest, TheBestOfAnotherRun) {
 }
 
 TEST_F(BadCheckpointTest, AFullDisk) {
-  const Program::Limits limits{.file_bytes = 200 * 1024};
+  const Program::Conditions limits{.file_bytes = 200 * 1024};
   expect_problem(train_with({}), "last.safetensors: ", limits);
   expect_problem({"train", "--resume", run_, "--step", "20"}, "last.safetensors: ", limits);
   EXPECT_TRUE(read_file(last_) == bytes_);

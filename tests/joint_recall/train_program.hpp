@@ -22,12 +22,16 @@ namespace joint_recall {
 // The program, started in a folder of its own; its output goes to files beside that folder.
 class Program {
  public:
-  struct Limits {
+  struct Conditions {
     std::optional<rlim_t> file_bytes;
+    std::vector<std::pair<std::string, std::string>> environment = {};
+    std::string output = "std";  // "<output>out.txt", "<output>err.txt"
   };
 
-  Program(const std::filesystem::path& folder, const std::vector<std::string>& args, Limits limits)
-      : out_(folder / "stdout.txt"), err_(folder / "stderr.txt") {
+  Program(const std::filesystem::path& folder, const std::vector<std::string>& args,
+          Conditions conditions)
+      : out_(folder / (conditions.output + "out.txt")),
+        err_(folder / (conditions.output + "err.txt")) {
     std::vector<std::string> words = {JOINT_RECALL_PROGRAM};
     words.insert(words.end(), args.begin(), args.end());
     std::vector<char*> argv;
@@ -35,10 +39,13 @@ class Program {
     argv.push_back(nullptr);
     process_ = ::fork();
     if (process_ != 0) return;
+    for (const auto& [name, value] : conditions.environment) {
+      ::setenv(name.c_str(), value.c_str(), 1);
+    }
     redirect(out_, STDOUT_FILENO);
     redirect(err_, STDERR_FILENO);
-    if (limits.file_bytes) {
-      const rlimit limit{*limits.file_bytes, *limits.file_bytes};
+    if (conditions.file_bytes) {
+      const rlimit limit{*conditions.file_bytes, *conditions.file_bytes};
       ::setrlimit(RLIMIT_FSIZE, &limit);
     }
     if (::chdir(folder.c_str()) == 0) ::execv(argv[0], argv.data());
@@ -109,8 +116,8 @@ class ProgramTest : public DatasetTest {
 
   ProgramTest() { create_dataset(folder_ / "data", fixed_size_args(2, 2, 4, 200, 20)); }
 
-  Result run(const std::vector<std::string>& args, Program::Limits limits = {}) const {
-    Program program(folder_, args, limits);
+  Result run(const std::vector<std::string>& args, Program::Conditions conditions = {}) const {
+    Program program(folder_, args, conditions);
     const int code = program.wait();
     return {code, program.out(), program.err()};
   }

@@ -42,13 +42,18 @@ void add_asked(const ItemShape& shape, std::int32_t first_row,
 
 }  // namespace
 
-BatchIterator::BatchIterator(const Split& split, std::int64_t batch_size, Repeat repeat)
-    : split_(split), batch_size_(batch_size), repeat_(repeat) {
+BatchIterator::BatchIterator(const Split& split, std::int64_t batch_size, Repeat repeat,
+                             BatchPart part)
+    : split_(split), batch_size_(batch_size), part_(part), repeat_(repeat) {
   if (split_.size() == 0) throw DatasetError(split_.source() + " has no items to make batches of");
   const std::int64_t most = kMaxRows / split_.padded_length();
   if (batch_size < 1 || batch_size > most) {
     throw DatasetError(
         fmt::format("the batch size must be between 1 and {}, but it is {}", most, batch_size));
+  }
+  if (batch_size % part.count != 0) {
+    throw DatasetError(fmt::format("a batch of {} items can't be shared out evenly among {} ranks",
+                                   batch_size, part.count));
   }
 }
 
@@ -63,13 +68,31 @@ std::int64_t BatchIterator::batch_items(std::int64_t step) const {
     throw DatasetError(
         fmt::format("{} has batches 0 to {}; there is no batch {}", split_.source(), last, step));
   }
-  if (repeat_ == Repeat::kForever) return batch_size_;
+  if (repeat_ == Repeat::kForever) return batch_size_ / part_.count;
   return std::min(batch_size_, split_.size() - step * batch_size_);
 }
 
 std::int64_t BatchIterator::item_index(std::int64_t step, std::int64_t i) const {
   // step * batch_size itself may overflow in a run without end.
-  return (step % split_.size() * batch_size_ + i) % split_.size();
+  const std::int64_t first = part_.index * (batch_size_ / part_.count);
+  return (step % split_.size() * batch_size_ + first + i) % split_.size();
+}
+
+BatchShare BatchIterator::share(std::int64_t step) const {
+  BatchShare share;
+  if (part_.count == 1) return share;
+  const std::int64_t items = batch_items(step);
+  std::int64_t own = 0, all = 0;
+  share.items_before = part_.index * items;
+  for (std::int64_t i = 0; i < batch_size_; ++i) {
+    const Item item = split_[item_index(step, i - share.items_before)];
+    const bool before = i < share.items_before, mine = !before && i < share.items_before + items;
+    if (before) share.inputs_before += item.size() - 1;
+    if (mine) own += item.shape().asked_count();
+    all += item.shape().asked_count();
+  }
+  share.asked = static_cast<double>(own) / static_cast<double>(all);
+  return share;
 }
 
 void BatchIterator::fill(std::int64_t step, PackedBatch& batch) const {

@@ -47,11 +47,25 @@ enum class Repeat {
   kOnce,     // each item once, the last batch as short as it must be: for evaluation
 };
 
+// One of `count` equal parts of every batch: that of a rank.
+struct BatchPart {
+  std::int64_t index = 0;
+  std::int64_t count = 1;
+};
+
+// What a part of a batch is of the whole.
+struct BatchShare {
+  double asked = 1.0;  // share of the asked positions
+  std::int64_t items_before = 0;
+  std::int64_t inputs_before = 0;  // rows of these items in a packed batch
+};
+
 // Batches by number, without state: batch `step` depends on nothing but the split, the batch size
 // and `step`, so a run resumes at any step. The fill functions reuse the vectors' memory.
 class BatchIterator {
  public:
-  BatchIterator(const Split& split, std::int64_t batch_size, Repeat repeat);
+  // batch_size: of all parts together, which must divide it.
+  BatchIterator(const Split& split, std::int64_t batch_size, Repeat repeat, BatchPart part = {});
 
   // Batches of one pass, a short last one included.
   std::int64_t batches_per_pass() const;
@@ -59,12 +73,15 @@ class BatchIterator {
   std::int64_t batch_items(std::int64_t step) const;
   std::int64_t item_index(std::int64_t step, std::int64_t i) const;
 
+  BatchShare share(std::int64_t step) const;
+
   void fill(std::int64_t step, PackedBatch& batch) const;
   void fill(std::int64_t step, PaddedBatch& batch) const;
 
  private:
   Split split_;
   std::int64_t batch_size_;
+  BatchPart part_;
   Repeat repeat_;
 };
 

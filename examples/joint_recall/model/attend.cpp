@@ -39,8 +39,8 @@ void attend(Pass& pass, const Attention& a) {
                hax_sparse_attention_forward, args);
 }
 
-void attend_backward(Pass& pass, const Attention& a, ConstMatrix d_o, Matrix dq, Matrix dk,
-                     Matrix dv) {
+void attend_backward(Pass& pass, const Attention& a, ConstTokens d_o, Tokens dq, Tokens dk,
+                     Tokens dv) {
   Operands operands(pass);
   const hax_sparse_pattern pattern = make_pattern(pass, a, operands);
   hax_sparse_attention_backward_args args = {};

@@ -21,13 +21,13 @@ struct Attention {
   int64_t k_heads = 1;
   float scale = 1.0f;
   KeyPatterns keys;
-  ConstMatrix q, k, v;   // a row per token, heads side by side
-  Matrix o;              // written by attend()
+  ConstTokens q, k, v;   // a row per token, heads side by side
+  Tokens o;              // written by attend()
   float* lse = nullptr;  // (B, q_heads, L), written by attend()
 };
 
 void attend(Pass& pass, const Attention& attention);
-void attend_backward(Pass& pass, const Attention& attention, ConstMatrix d_o, Matrix dq, Matrix dk,
-                     Matrix dv);
+void attend_backward(Pass& pass, const Attention& attention, ConstTokens d_o, Tokens dq, Tokens dk,
+                     Tokens dv);
 
 }  // namespace joint_recall

@@ -12,10 +12,10 @@ std::vector<T> fetch(Backend& backend, const T* source, int64_t count) {
   return values;
 }
 
-std::vector<float> fetch(Pass& pass, ConstMatrix matrix) {
+std::vector<float> fetch(Pass& pass, ConstTokens tokens) {
   const Arena::Scope scope(pass.arena);
-  const Matrix dense = pass.arena.matrix(matrix.rows, matrix.columns);
-  pass.backend.copy(matrix, dense);
+  const Matrix dense = pass.arena.matrix(tokens.rows, tokens.columns);
+  pass.backend.copy(tokens, dense);
   return fetch(pass.backend, static_cast<const float*>(dense.data), dense.rows * dense.columns);
 }
 

@@ -44,7 +44,7 @@ void rmsnorm_rows(ConstMatrix x, const float* weight, float eps, Matrix y, int64
 
 JOINT_RECALL_CPU_LEVELS
 void rmsnorm_backward_rows(ConstMatrix x, const float* weight, float eps, ConstMatrix dy,
-                           bool accumulate, Matrix dx, float* d_weight, int64_t begin,
+                           ConstMatrix addend, Matrix dx, float* d_weight, int64_t begin,
                            int64_t end) {
   const int64_t columns = x.columns;
   for (int64_t r = begin; r < end; ++r) {
@@ -57,10 +57,11 @@ void rmsnorm_backward_rows(ConstMatrix x, const float* weight, float eps, ConstM
     const float along = product * scale * scale / static_cast<float>(columns);
 #pragma omp simd
     for (int64_t c = 0; c < columns; ++c) d_weight[c] += gradient[c] * in[c] * scale;
-    if (accumulate) {
+    if (addend.present()) {
+      const float* old = addend.row(r);
 #pragma omp simd
       for (int64_t c = 0; c < columns; ++c)
-        out[c] += scale * (gradient[c] * weight[c] - in[c] * along);
+        out[c] = old[c] + scale * (gradient[c] * weight[c] - in[c] * along);
     } else {
 #pragma omp simd
       for (int64_t c = 0; c < columns; ++c)
@@ -120,15 +121,15 @@ void gated_sum_backward_rows(ConstMatrix y, ConstMatrix o, const float* E, Const
 }
 
 JOINT_RECALL_CPU_LEVELS
-void cross_entropy_rows(const int32_t* label, const float* scale, Matrix logits, float* loss,
-                        int32_t* prediction, int64_t begin, int64_t end) {
+void cross_entropy_rows(const int32_t* label, const float* scale, ConstMatrix logits, float* loss,
+                        int32_t* prediction, Matrix d_logits, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
-    float* row = logits.row(r);
+    const float* row = logits.row(r);
     const int64_t best = std::max_element(row, row + logits.columns) - row;
     if (label[r] < 0) {
       prediction[r] = static_cast<int32_t>(best);
       loss[r] = 0.0f;
-      if (scale != nullptr) std::fill_n(row, logits.columns, 0.0f);
+      if (d_logits.present()) std::fill_n(d_logits.row(r), logits.columns, 0.0f);
       continue;
     }
     const float largest = row[best];
@@ -138,18 +139,15 @@ void cross_entropy_rows(const int32_t* label, const float* scale, Matrix logits,
         lane_sum(logits.columns, [=](int64_t c) { return fast_exp(row[c] - largest); });
     const float log_sum = largest + std::log(sum);
     loss[r] = log_sum - wanted;
-    if (scale == nullptr) continue;
-    for (int64_t c = 0; c < logits.columns; ++c) row[c] = *scale * fast_exp(row[c] - log_sum);
-    row[label[r]] -= *scale;
+    if (!d_logits.present()) continue;
+    float* out = d_logits.row(r);
+    for (int64_t c = 0; c < logits.columns; ++c) out[c] = *scale * fast_exp(row[c] - log_sum);
+    out[label[r]] -= *scale;
   }
 }
 
-struct AdamwFactors {
-  float decay, beta1, beta2, one_minus_beta1, one_minus_beta2, step_size, root_correction, eps;
-};
-
 JOINT_RECALL_CPU_LEVELS
-void adamw_range(const AdamwFactors& f, const float* gradient, float* value, float* first,
+void adamw_range(const AdamwNumbers& f, const float* gradient, float* value, float* first,
                  float* second, int64_t begin, int64_t end) {
 #pragma omp simd
   for (int64_t i = begin; i < end; ++i) {
@@ -162,10 +160,11 @@ void adamw_range(const AdamwFactors& f, const float* gradient, float* value, flo
 }
 
 JOINT_RECALL_CPU_LEVELS
-void to_bf16_rows(ConstMatrix source, uint16_t* target, int64_t begin, int64_t end) {
+void to_bf16_rows(ConstMatrix source, uint16_t* target, int64_t stride, int64_t begin,
+                  int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
     const float* from = source.row(r);
-    uint16_t* to = target + r * source.columns;
+    uint16_t* to = target + r * stride;
     for (int64_t c = 0; c < source.columns; ++c) {
       const auto bits = std::bit_cast<uint32_t>(from[c]);
       const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
@@ -177,35 +176,57 @@ void to_bf16_rows(ConstMatrix source, uint16_t* target, int64_t begin, int64_t e
 
 }  // namespace
 
-void CpuBackend::rmsnorm(ConstMatrix x, const float* weight, float eps, Matrix y) {
-  for_row_chunks(x.rows, num_threads_,
-                 [&](int64_t begin, int64_t end) { rmsnorm_rows(x, weight, eps, y, begin, end); });
-}
-
-void CpuBackend::rmsnorm_backward(ConstMatrix x, const float* weight, float eps, ConstMatrix dy,
-                                  bool accumulate, Matrix dx, float* d_weight) {
-  for_row_chunks_with_sum(x.rows, num_threads_, x.columns, scratch_, d_weight,
-                          [&](int64_t begin, int64_t end, float* partial) {
-                            rmsnorm_backward_rows(x, weight, eps, dy, accumulate, dx, partial,
-                                                  begin, end);
-                          });
-}
-
-void CpuBackend::gated_sum(ConstMatrix y, ConstMatrix o, const float* E, ConstMatrix gate,
-                           Matrix out) {
-  for_row_chunks(y.rows, num_threads_, [&](int64_t begin, int64_t end) {
-    gated_sum_rows(y, o, E, gate, out, begin, end);
+void CpuBackend::rmsnorm(ConstTokens x, const float* weight, float eps, Tokens y) {
+  for_row_chunks(x.rows, num_threads_, [&](int64_t begin, int64_t end) {
+    rmsnorm_rows(x.fp32(), weight, eps, y.fp32(), begin, end);
   });
 }
 
-void CpuBackend::gated_sum_backward(ConstMatrix y, ConstMatrix o, const float* E, ConstMatrix gate,
-                                    ConstMatrix d_out, Matrix dy, Matrix d_o, Matrix d_gate,
-                                    float* d_E) {
-  const int64_t summed = o.present() ? y.columns : 0;
-  for_row_chunks_with_sum(
-      y.rows, num_threads_, summed, scratch_, d_E, [&](int64_t begin, int64_t end, float* partial) {
-        gated_sum_backward_rows(y, o, E, gate, d_out, dy, d_o, d_gate, partial, begin, end);
-      });
+void CpuBackend::rmsnorm_backward(ConstTokens x, const float* weight, float eps, ConstTokens dy,
+                                  ConstTokens addend, Tokens dx, float* d_weight) {
+  for_row_chunks_with_sum(x.rows, num_threads_, x.columns, scratch_, d_weight,
+                          [&](int64_t begin, int64_t end, float* partial) {
+                            rmsnorm_backward_rows(x.fp32(), weight, eps, dy.fp32(), addend.fp32(),
+                                                  dx.fp32(), partial, begin, end);
+                          });
+}
+
+void CpuBackend::gated_sum(const GatedSum& sum, Tokens out) {
+  for_row_chunks(out.rows, num_threads_, [&](int64_t begin, int64_t end) {
+    gated_sum_rows(sum.y.fp32(), sum.o.fp32(), sum.E, sum.gate.fp32(), out.fp32(), begin, end);
+  });
+}
+
+void CpuBackend::gated_sum_backward(const GatedSum& sum, ConstTokens d_out,
+                                    const GatedSumGradients& gradients) {
+  const int64_t summed = sum.o.present() ? sum.y.columns : 0;
+  for_row_chunks_with_sum(sum.y.rows, num_threads_, summed, scratch_, gradients.E,
+                          [&](int64_t begin, int64_t end, float* partial) {
+                            gated_sum_backward_rows(sum.y.fp32(), sum.o.fp32(), sum.E,
+                                                    sum.gate.fp32(), d_out.fp32(),
+                                                    gradients.y.fp32(), gradients.o.fp32(),
+                                                    gradients.gate.fp32(), partial, begin, end);
+                          });
+}
+
+Matrix CpuBackend::gated(const GatedSum& sum) {
+  gated_.resize(static_cast<size_t>(sum.y.rows * sum.y.columns));
+  const Matrix result = compact(gated_.data(), sum.y.rows, sum.y.columns);
+  gated_sum(sum, result);
+  return result;
+}
+
+void CpuBackend::gated_rmsnorm(const GatedSum& sum, const float* weight, float eps, Tokens out) {
+  gated_sum(sum, out);
+  rmsnorm(out, weight, eps, out);
+}
+
+void CpuBackend::gated_rmsnorm_backward(const GatedSum& sum, const float* weight, float eps,
+                                        ConstTokens d_out, const GatedSumGradients& gradients,
+                                        float* d_weight) {
+  const Matrix x = gated(sum);
+  rmsnorm_backward(x, weight, eps, d_out, {}, gradients.y, d_weight);
+  gated_sum_backward(sum, gradients.y, gradients);
 }
 
 void CpuBackend::negated_exp(const float* A_log, int64_t count, float* A) {
@@ -218,7 +239,8 @@ void CpuBackend::negated_exp_backward(const float* A, const float* dA, int64_t c
 }
 
 void CpuBackend::rope(const int32_t* position, int64_t num_heads, double theta, bool inverse,
-                      Matrix x) {
+                      Tokens tokens) {
+  const Matrix x = tokens.fp32();
   const int64_t head_dim = x.columns / num_heads, half = head_dim / 2;
   std::vector<double> frequency(static_cast<size_t>(half));
   for (int64_t i = 0; i < half; ++i) {
@@ -241,10 +263,10 @@ void CpuBackend::rope(const int32_t* position, int64_t num_heads, double theta, 
   });
 }
 
-void CpuBackend::cross_entropy(const int32_t* label, const float* scale, Matrix logits, float* loss,
-                               int32_t* prediction) {
+void CpuBackend::cross_entropy(const int32_t* label, const float* scale, ConstMatrix logits,
+                               float* loss, int32_t* prediction, Tokens d_logits) {
   for_row_chunks(logits.rows, num_threads_, [&](int64_t begin, int64_t end) {
-    cross_entropy_rows(label, scale, logits, loss, prediction, begin, end);
+    cross_entropy_rows(label, scale, logits, loss, prediction, d_logits.fp32(), begin, end);
   });
 }
 
@@ -264,37 +286,30 @@ void CpuBackend::score_batch(const float* loss, const int32_t* prediction, const
   if (scores->items > 0) scores->accuracy /= static_cast<double>(scores->items);
 }
 
-void CpuBackend::adamw(const AdamwArgs& args, int64_t count, const float* gradient, float* value,
-                       float* first_moment, float* second_moment) {
-  const double correction1 = 1.0 - std::pow(args.beta1, static_cast<double>(args.step));
-  const double correction2 = 1.0 - std::pow(args.beta2, static_cast<double>(args.step));
-  const AdamwFactors factors = {static_cast<float>(1.0 - args.lr * args.weight_decay),
-                                static_cast<float>(args.beta1),
-                                static_cast<float>(args.beta2),
-                                static_cast<float>(1.0 - args.beta1),
-                                static_cast<float>(1.0 - args.beta2),
-                                static_cast<float>(args.lr / correction1),
-                                static_cast<float>(std::sqrt(correction2)),
-                                static_cast<float>(args.eps)};
+void CpuBackend::adamw(const AdamwNumbers* numbers, int64_t count, const float* gradient,
+                       float* value, float* first_moment, float* second_moment, uint16_t*) {
   constexpr int64_t kSpan = 4096;
   for_row_chunks((count + kSpan - 1) / kSpan, num_threads_, [&](int64_t begin, int64_t end) {
-    adamw_range(factors, gradient, value, first_moment, second_moment, begin * kSpan,
+    adamw_range(*numbers, gradient, value, first_moment, second_moment, begin * kSpan,
                 std::min(end * kSpan, count));
   });
 }
 
-void CpuBackend::to_bf16(ConstMatrix source, uint16_t* target) {
-  for_row_chunks(source.rows, num_threads_,
-                 [&](int64_t begin, int64_t end) { to_bf16_rows(source, target, begin, end); });
-}
-
-void CpuBackend::from_bf16(const uint16_t* source, Matrix target) {
+void CpuBackend::copy(ConstTokens source, Tokens target) {
   for_row_chunks(target.rows, num_threads_, [&](int64_t begin, int64_t end) {
+    if (target.is_bf16()) {
+      to_bf16_rows(source.fp32(), static_cast<uint16_t*>(target.data), target.stride, begin, end);
+      return;
+    }
+    const Matrix to = target.fp32();
     for (int64_t r = begin; r < end; ++r) {
-      const uint16_t* from = source + r * target.columns;
-      float* to = target.row(r);
-      for (int64_t c = 0; c < target.columns; ++c) {
-        to[c] = std::bit_cast<float>(static_cast<uint32_t>(from[c]) << 16);
+      if (source.is_bf16()) {
+        const auto* from = static_cast<const uint16_t*>(source.data) + r * source.stride;
+        for (int64_t c = 0; c < to.columns; ++c) {
+          to.row(r)[c] = std::bit_cast<float>(static_cast<uint32_t>(from[c]) << 16);
+        }
+      } else {
+        std::copy_n(source.fp32().row(r), to.columns, to.row(r));
       }
     }
   });

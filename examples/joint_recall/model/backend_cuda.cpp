@@ -1,4 +1,4 @@
-// Memory, matrix products and what needs no kernel.
+// Memory, streams and recorded work.
 #include "model/backend_cuda.hpp"
 
 #include <fmt/format.h>
@@ -11,20 +11,18 @@
 namespace joint_recall {
 namespace {
 
-constexpr size_t kBlasWorkspace = size_t{32} << 20;  // what cuBLAS advises for Hopper
-
-void check_blas(cublasStatus_t status, const char* what) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw ModelError(fmt::format("cuBLAS: {}: {}", what, cublasGetStatusString(status)));
-}
-
 double mib(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
 }  // namespace
 
 void check_cuda(cudaError_t error, const std::string& what) {
   if (error == cudaSuccess) return;
-  throw ModelError(fmt::format("CUDA: {}: {}", what, cudaGetErrorString(error)));
+  std::string text = fmt::format("CUDA: {}: {}", what, cudaGetErrorString(error));
+  size_t free_bytes = 0, total = 0;
+  if (error == cudaErrorMemoryAllocation && cudaMemGetInfo(&free_bytes, &total) == cudaSuccess) {
+    text += fmt::format(": {:.1f} of {:.1f} MiB are free", mib(free_bytes), mib(total));
+  }
+  throw ModelError(text);
 }
 
 std::unique_ptr<Backend> make_cuda_backend(int device, Precision precision) {
@@ -36,7 +34,13 @@ int count_gpus() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-CudaBackend::CudaBackend(int device, Precision precision) : device_(device) {
+std::string gpu_name(int device) {
+  cudaDeviceProp properties;
+  check_cuda(cudaGetDeviceProperties(&properties, device), "asking for the GPU's name");
+  return properties.name;
+}
+
+CudaBackend::CudaBackend(int device, Precision precision) : device_(device), precision_(precision) {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess) {
@@ -48,38 +52,50 @@ CudaBackend::CudaBackend(int device, Precision precision) : device_(device) {
                                  device, count, count - 1));
   }
   check_cuda(cudaSetDevice(device_), "choosing the GPU");
-  check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
-  check_blas(cublasCreate(&blas_), "starting");
-  check_blas(cublasSetStream(blas_, stream_), "choosing the stream");
+  // The higher the branch's number, the less its work may keep others waiting; the main line comes first.
+  int lowest = 0, highest = 0;
+  check_cuda(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for priorities");
+  int priority = highest;
+  for (Line& line : lines_) {
+    check_cuda(cudaStreamCreateWithPriority(&line.stream, cudaStreamNonBlocking,
+                                            std::min(priority++, lowest)),
+               "making a stream");
+    check_cuda(cudaEventCreateWithFlags(&line.reached, cudaEventDisableTiming), "making an event");
+    line.workspace = allocate(kProductWorkspace);
+    line.ticket = static_cast<int32_t*>(allocate(kTickets * sizeof(int32_t)));
+    check_cuda(cudaMemset(line.ticket, 0, kTickets * sizeof(int32_t)), "clearing memory");
+  }
+  const cublasStatus_t blas = cublasLtCreate(&blas_);
+  if (blas != CUBLAS_STATUS_SUCCESS) {
+    throw ModelError(fmt::format("cuBLASLt: starting: {}", cublasLtGetStatusString(blas)));
+  }
   void* pinned = nullptr;
   check_cuda(cudaMallocHost(&pinned, 2 * Staging::kHalf), "taking pinned memory");
   staging_.memory = static_cast<char*>(pinned);
   for (cudaEvent_t& event : staging_.drained) {
     check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
   }
-  blas_workspace_ = allocate(kBlasWorkspace);
-  check_blas(cublasSetWorkspace(blas_, blas_workspace_, kBlasWorkspace), "taking a workspace");
-  // With bf16 activations products may round their factors to 11 bits; in fp32 they may not.
-  check_blas(cublasSetMathMode(blas_, precision == Precision::kBf16 ? CUBLAS_TF32_TENSOR_OP_MATH
-                                                                    : CUBLAS_PEDANTIC_MATH),
-             "choosing the precision");
   if (hax_context_create(nullptr, &context_) != HAX_SUCCESS) {
     throw ModelError(fmt::format("hax_context_create: {}", hax_last_error()));
   }
 }
 
 CudaBackend::~CudaBackend() {
-  cudaStreamSynchronize(stream_);
+  cudaStreamSynchronize(lines_.front().stream);
   for (auto& [key, recording] : recordings_) {
     if (recording.graph != nullptr) cudaGraphExecDestroy(recording.graph);
   }
   for (const cudaEvent_t event : staging_.drained) cudaEventDestroy(event);
   cudaFreeHost(staging_.memory);
   hax_context_destroy(context_);
-  cublasDestroy(blas_);
-  cudaFree(blas_workspace_);
-  cudaFree(partial_);
-  cudaStreamDestroy(stream_);
+  cublasLtDestroy(blas_);
+  for (const Line& line : lines_) {
+    cudaFree(line.workspace);
+    cudaFree(line.partial);
+    cudaFree(line.ticket);
+    cudaEventDestroy(line.reached);
+    cudaStreamDestroy(line.stream);
+  }
 }
 
 void* CudaBackend::allocate(size_t bytes) {
@@ -97,20 +113,22 @@ void* CudaBackend::allocate(size_t bytes) {
 
 void CudaBackend::release(void* memory) {
   // Work in the stream may still read it.
-  check_cuda(cudaStreamSynchronize(stream_), "waiting for the GPU");
+  for (const Line& line : lines_) {
+    check_cuda(cudaStreamSynchronize(line.stream), "waiting for the GPU");
+  }
   cudaFree(memory);
 }
 
 void CudaBackend::copy_in(void* target, const void* host, size_t bytes) {
   if (bytes == 0) return;
   if (bytes > Staging::kHalf) {
-    check_cuda(cudaMemcpyAsync(target, host, bytes, cudaMemcpyHostToDevice, stream_),
+    check_cuda(cudaMemcpyAsync(target, host, bytes, cudaMemcpyHostToDevice, here()),
                "copying to the GPU");
-    check_cuda(cudaStreamSynchronize(stream_), "waiting for the GPU");
+    check_cuda(cudaStreamSynchronize(here()), "waiting for the GPU");
     return;
   }
   if (staging_.used + bytes > Staging::kHalf) {
-    check_cuda(cudaEventRecord(staging_.drained[staging_.half], stream_), "recording an event");
+    check_cuda(cudaEventRecord(staging_.drained[staging_.half], here()), "recording an event");
     staging_.half = 1 - staging_.half;
     staging_.used = 0;
     check_cuda(cudaEventSynchronize(staging_.drained[staging_.half]), "waiting for the GPU");
@@ -120,13 +138,13 @@ void CudaBackend::copy_in(void* target, const void* host, size_t bytes) {
       staging_.memory + static_cast<size_t>(staging_.half) * Staging::kHalf + staging_.used;
   staging_.used += (bytes + kAlignment - 1) / kAlignment * kAlignment;
   std::memcpy(place, host, bytes);
-  check_cuda(cudaMemcpyAsync(target, place, bytes, cudaMemcpyHostToDevice, stream_),
+  check_cuda(cudaMemcpyAsync(target, place, bytes, cudaMemcpyHostToDevice, here()),
              "copying to the GPU");
 }
 
 void CudaBackend::copy_within(void* target, const void* source, size_t bytes) {
   if (bytes == 0) return;
-  check_cuda(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, stream_),
+  check_cuda(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToDevice, here()),
              "copying on the GPU");
 }
 
@@ -135,7 +153,7 @@ void CudaBackend::run(const WorkKey& key, const std::function<void()>& work) {
   const bool known = recording.allocations == allocations_;
   if (known && recording.graph == nullptr) record(recording, work);
   if (known) {
-    check_cuda(cudaGraphLaunch(recording.graph, stream_), "replaying recorded work");
+    check_cuda(cudaGraphLaunch(recording.graph, here()), "replaying recorded work");
     return;
   }
   if (recording.graph != nullptr) {
@@ -148,15 +166,15 @@ void CudaBackend::run(const WorkKey& key, const std::function<void()>& work) {
 
 void CudaBackend::record(Recording& recording, const std::function<void()>& work) {
   cudaGraph_t graph = nullptr;
-  check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "recording work");
+  check_cuda(cudaStreamBeginCapture(here(), cudaStreamCaptureModeThreadLocal), "recording work");
   try {
     work();
   } catch (...) {
-    cudaStreamEndCapture(stream_, &graph);
+    cudaStreamEndCapture(here(), &graph);
     if (graph != nullptr) cudaGraphDestroy(graph);
     throw;
   }
-  check_cuda(cudaStreamEndCapture(stream_, &graph), "recording work");
+  check_cuda(cudaStreamEndCapture(here(), &graph), "recording work");
   const cudaError_t error = cudaGraphInstantiate(&recording.graph, graph, 0);
   cudaGraphDestroy(graph);
   check_cuda(error, "making recorded work ready");
@@ -164,46 +182,50 @@ void CudaBackend::record(Recording& recording, const std::function<void()>& work
 
 void CudaBackend::copy_out(void* host, const void* source, size_t bytes) {
   if (bytes > 0) {
-    check_cuda(cudaMemcpyAsync(host, source, bytes, cudaMemcpyDeviceToHost, stream_),
+    check_cuda(cudaMemcpyAsync(host, source, bytes, cudaMemcpyDeviceToHost, here()),
                "copying from the GPU");
   }
-  check_cuda(cudaStreamSynchronize(stream_), "waiting for the GPU");
+  check_cuda(cudaStreamSynchronize(here()), "waiting for the GPU");
 }
 
 void CudaBackend::zero(void* memory, size_t bytes) {
   if (bytes == 0) return;
-  check_cuda(cudaMemsetAsync(memory, 0, bytes, stream_), "clearing memory");
+  check_cuda(cudaMemsetAsync(memory, 0, bytes, here()), "clearing memory");
 }
 
-void CudaBackend::gemm(bool transpose_a, bool transpose_b, float alpha, ConstMatrix a,
-                       ConstMatrix b, float beta, Matrix c) {
-  if (c.rows == 0 || c.columns == 0) return;
-  const int64_t inner = transpose_a ? a.rows : a.columns;
-  // cuBLAS counts columns first, which makes every matrix its transpose: c^T = op(b)^T op(a)^T.
-  check_blas(cublasSgemm(blas_, transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N,
-                         transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, static_cast<int>(c.columns),
-                         static_cast<int>(c.rows), static_cast<int>(inner), &alpha, b.data,
-                         static_cast<int>(b.stride), a.data, static_cast<int>(a.stride), &beta,
-                         c.data, static_cast<int>(c.stride)),
-             "matrix product");
+void CudaBackend::wait(Line& waiting, Line& other) {
+  check_cuda(cudaEventRecord(other.reached, other.stream), "recording an event");
+  check_cuda(cudaStreamWaitEvent(waiting.stream, other.reached, 0), "waiting for a branch");
 }
 
-void CudaBackend::copy(ConstMatrix source, Matrix target) {
-  if (target.rows == 0 || target.columns == 0) return;
-  check_cuda(cudaMemcpy2DAsync(target.data, static_cast<size_t>(target.stride) * sizeof(float),
-                               source.data, static_cast<size_t>(source.stride) * sizeof(float),
-                               static_cast<size_t>(target.columns) * sizeof(float),
-                               static_cast<size_t>(target.rows), cudaMemcpyDeviceToDevice, stream_),
-             "copying a matrix");
+void CudaBackend::branch(int number, const std::function<void()>& work) {
+  Line* const before = line_;
+  Line& own = lines_.at(static_cast<size_t>(number) + 1);
+  wait(own, *before);
+  own.busy = true;
+  line_ = &own;
+  try {
+    work();
+  } catch (...) {
+    line_ = before;
+    throw;
+  }
+  line_ = before;
+}
+
+void CudaBackend::join(int number) {
+  Line& own = lines_.at(static_cast<size_t>(number) + 1);
+  if (own.busy) wait(*line_, own);
+  own.busy = false;
 }
 
 float* CudaBackend::partial_sums(int64_t count) {
-  if (count > partial_count_) {
-    if (partial_ != nullptr) release(partial_);
-    partial_ = static_cast<float*>(allocate(static_cast<size_t>(count) * sizeof(float)));
-    partial_count_ = count;
+  if (count > line_->partial_count) {
+    if (line_->partial != nullptr) release(line_->partial);
+    line_->partial = static_cast<float*>(allocate(static_cast<size_t>(count) * sizeof(float)));
+    line_->partial_count = count;
   }
-  return partial_;
+  return line_->partial;
 }
 
 }  // namespace joint_recall

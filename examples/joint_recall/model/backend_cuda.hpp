@@ -1,10 +1,11 @@
-// The backend for an NVIDIA GPU: cuBLAS and kernels over rows. Everything runs on one stream; sums over rows are
-// taken in an order that shapes alone fix.
+// The backend for an NVIDIA GPU: cuBLASLt and kernels over rows. The main line and each branch of the work have a
+// stream; sums over rows are taken in an order that shapes alone fix.
 #pragma once
 
-#include <cublas_v2.h>
+#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <map>
 #include <string>
 
@@ -14,14 +15,19 @@ namespace joint_recall {
 
 class CudaBackend : public Backend {
  public:
+  static constexpr int kTickets = 32;
+
   CudaBackend(int device, Precision precision);
   ~CudaBackend() override;
   CudaBackend(const CudaBackend&) = delete;
   CudaBackend& operator=(const CudaBackend&) = delete;
 
   hax_device device() const override { return {HAX_DEVICE_CUDA, device_}; }
-  void* stream() const override { return stream_; }
+  void* stream() const override { return line_->stream; }
   const hax_context* context() const override { return context_; }
+  Element activations() const override {
+    return precision_ == Precision::kBf16 ? Element::kBf16 : Element::kFp32;
+  }
 
   void* allocate(size_t bytes) override;
   void release(void* memory) override;
@@ -32,41 +38,58 @@ class CudaBackend : public Backend {
   void run(const WorkKey& key, const std::function<void()>& work) override;
   bool records() const override { return true; }
 
-  void gemm(bool transpose_a, bool transpose_b, float alpha, ConstMatrix a, ConstMatrix b,
-            float beta, Matrix c) override;
-  void rmsnorm(ConstMatrix x, const float* weight, float eps, Matrix y) override;
-  void rmsnorm_backward(ConstMatrix x, const float* weight, float eps, ConstMatrix dy,
-                        bool accumulate, Matrix dx, float* d_weight) override;
-  void gated_sum(ConstMatrix y, ConstMatrix o, const float* E, ConstMatrix gate,
-                 Matrix out) override;
-  void gated_sum_backward(ConstMatrix y, ConstMatrix o, const float* E, ConstMatrix gate,
-                          ConstMatrix d_out, Matrix dy, Matrix d_o, Matrix d_gate,
-                          float* d_E) override;
-  void gather_rows(ConstMatrix table, const int32_t* index, Matrix out) override;
-  void scatter_add_rows(ConstMatrix d_out, const int32_t* index, Matrix d_table) override;
-  void scatter_rows(ConstMatrix source, const int32_t* index, Matrix target) override;
-  void mask_rows(const uint8_t* mask, Matrix x) override;
-  void add(float scale, ConstMatrix source, Matrix target) override;
-  void copy(ConstMatrix source, Matrix target) override;
+  void branch(int number, const std::function<void()>& work) override;
+  void join(int number) override;
+
+  void gemm(bool transpose_a, bool transpose_b, ConstTokens a, ConstTokens b, ConstTokens addend,
+            Tokens c) override;
+  void rmsnorm(ConstTokens x, const float* weight, float eps, Tokens y) override;
+  void rmsnorm_backward(ConstTokens x, const float* weight, float eps, ConstTokens dy,
+                        ConstTokens addend, Tokens dx, float* d_weight) override;
+  void gated_sum(const GatedSum& sum, Tokens out) override;
+  void gated_sum_backward(const GatedSum& sum, ConstTokens d_out,
+                          const GatedSumGradients& gradients) override;
+  void gated_rmsnorm(const GatedSum& sum, const float* weight, float eps, Tokens out) override;
+  void gated_rmsnorm_backward(const GatedSum& sum, const float* weight, float eps,
+                              ConstTokens d_out, const GatedSumGradients& gradients,
+                              float* d_weight) override;
+  void assemble(const ItemTokens& tokens, const BatchArrays& out) override;
+  void gather_rows(ConstTokens table, const int32_t* index, Tokens out) override;
+  void scatter_add_rows(ConstTokens d_out, const int32_t* index, Matrix d_table) override;
+  void scatter_rows(ConstTokens source, const int32_t* index, Tokens target) override;
+  void mask_rows(const uint8_t* mask, Tokens x) override;
+  void add(ConstTokens source, Tokens target) override;
+  void copy(ConstTokens source, Tokens target) override;
   void negated_exp(const float* A_log, int64_t count, float* A) override;
   void negated_exp_backward(const float* A, const float* dA, int64_t count,
                             float* d_A_log) override;
   void rope(const int32_t* position, int64_t num_heads, double theta, bool inverse,
-            Matrix x) override;
-  void cross_entropy(const int32_t* label, const float* scale, Matrix logits, float* loss,
-                     int32_t* prediction) override;
+            Tokens x) override;
+  void cross_entropy(const int32_t* label, const float* scale, ConstMatrix logits, float* loss,
+                     int32_t* prediction, Tokens d_logits) override;
   void score_batch(const float* loss, const int32_t* prediction, const int32_t* target,
                    const int32_t* offset, int64_t items, BatchScores* scores) override;
-  void adamw(const AdamwArgs& args, int64_t count, const float* gradient, float* value,
-             float* first_moment, float* second_moment) override;
-  void random_normal(const RandomKey& key, int64_t count, float* out) override;
-  void random_uniform(const RandomKey& key, int64_t count, float* out) override;
-  void top_positions(const float* noise, const uint8_t* mask, const int32_t* offset,
+  void adamw(const AdamwNumbers* numbers, int64_t count, const float* gradient, float* value,
+             float* first_moment, float* second_moment, uint16_t* rounded) override;
+  void random_normal(const RandomKey& key, const RandomStep* at, int64_t count,
+                     float* out) override;
+  void random_uniform(const RandomKey& key, const RandomStep* at, int64_t count,
+                      float* out) override;
+  void top_positions(const float* noise, const uint8_t* mask, const int32_t* offset, int64_t items,
                      int64_t sequences, int64_t length, int64_t count, int32_t* pick) override;
-  void to_bf16(ConstMatrix source, uint16_t* target) override;
-  void from_bf16(const uint16_t* source, Matrix target) override;
 
  private:
+  // The main line, or a branch.
+  struct Line {
+    cudaStream_t stream = nullptr;
+    cudaEvent_t reached = nullptr;  // for others to wait for
+    bool busy = false;              // has work that no other line waits for
+    void* workspace = nullptr;      // of matrix products
+    float* partial = nullptr;
+    int64_t partial_count = 0;
+    int32_t* ticket =
+        nullptr;  // kTickets: blocks done in kernels that sum over blocks; 0 between kernels
+  };
   // Work seen before: run once as it is, which finds all memory it needs, then recorded. Memory made since
   // may have moved its operands.
   struct Recording {
@@ -81,20 +104,29 @@ class CudaBackend : public Backend {
     int half = 0;
     cudaEvent_t drained[2] = {};
   };
+  static constexpr size_t kProductWorkspace = size_t{8} << 20;
+  // Everything the choice of a matrix product's algorithm looks at.
+  using ProductKey = std::array<int64_t, 16>;
 
+  cudaStream_t here() const { return line_->stream; }
   void record(Recording& recording, const std::function<void()>& work);
-  float* partial_sums(int64_t count);  // at least that many numbers, valid until the next call
+  void wait(Line& waiting, Line& other);
+  float* partial_sums(
+      int64_t count);  // at least that many numbers, valid until the line's next call
+  cublasLtMatmulAlgo_t product_algorithm(const ProductKey& key, cublasLtMatmulDesc_t product,
+                                         cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                         cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d);
 
   int device_;
-  cudaStream_t stream_ = nullptr;
-  cublasHandle_t blas_ = nullptr;
+  Precision precision_;
+  std::array<Line, kBranches + 1> lines_;
+  Line* line_ = &lines_.front();
+  cublasLtHandle_t blas_ = nullptr;
   hax_context* context_ = nullptr;
-  void* blas_workspace_ = nullptr;
-  float* partial_ = nullptr;
-  int64_t partial_count_ = 0;
   int64_t allocations_ = 0;
   Staging staging_;
   std::map<WorkKey, Recording> recordings_;
+  std::map<ProductKey, cublasLtMatmulAlgo_t> algorithms_;
 };
 
 // Throws a ModelError that says what was asked for and what there is.

@@ -1,253 +1,276 @@
-// Norms, gates, the loss and the optimiser.
-#include <cmath>
-
-#include "model/cuda_rows.cuh"
+// Norms and gates.
+#include "model/cuda_row_sums.cuh"
 
 namespace joint_recall {
 namespace {
 
 using namespace cuda_rows;
 
-__device__ float inverse_rms(const float* x, int64_t columns, float eps, int lane) {
-  float squares = 0.0f;
-  for (int64_t c = lane; c < columns; c += kWarp) squares += x[c] * x[c];
-  return rsqrtf(warp_sum(squares) / static_cast<float>(columns) + eps);
-}
-
-struct Rmsnorm {
-  ConstMatrix x;
-  const float* weight;
-  float eps;
-  Matrix y;
-  __device__ void operator()(int64_t r, int lane) const {
-    const float* in = x.data + r * x.stride;
-    const float scale = inverse_rms(in, x.columns, eps, lane);
-    float* out = y.data + r * y.stride;
-    for (int64_t c = lane; c < x.columns; c += kWarp) out[c] = in[c] * scale * weight[c];
-  }
-};
-
-struct RmsnormScale {
-  ConstMatrix x;
-  float eps;
-  float* scale;
-  __device__ void operator()(int64_t r, int lane) const {
-    const float value = inverse_rms(x.data + r * x.stride, x.columns, eps, lane);
-    if (lane == 0) scale[r] = value;
-  }
-};
-
-struct RmsnormWeightTerm {
-  ConstMatrix x, dy;
-  const float* scale;
-  __device__ float operator()(int64_t r, int64_t c) const {
-    return dy.data[r * dy.stride + c] * x.data[r * x.stride + c] * scale[r];
-  }
-};
-
-struct RmsnormBackward {
-  ConstMatrix x, dy;
-  const float *weight, *scale;
-  bool accumulate;
-  Matrix dx;
-  __device__ void operator()(int64_t r, int lane) const {
-    const float* in = x.data + r * x.stride;
-    const float* gradient = dy.data + r * dy.stride;
-    float* out = dx.data + r * dx.stride;
-    float product = 0.0f;
-    for (int64_t c = lane; c < x.columns; c += kWarp) product += gradient[c] * in[c] * weight[c];
-    const float s = scale[r];
-    const float along = warp_sum(product) * s * s / static_cast<float>(x.columns);
-    for (int64_t c = lane; c < x.columns; c += kWarp) {
-      const float value = s * (gradient[c] * weight[c] - in[c] * along);
-      out[c] = accumulate ? out[c] + value : value;
-    }
-  }
-};
-
-struct GatedSum {
-  ConstMatrix y, o;
-  const float* E;
-  ConstMatrix gate;
-  Matrix out;
-  __device__ void operator()(int64_t r, int64_t c) const {
-    const float g = gate.data[r * gate.stride + c];
-    float sum = y.data[r * y.stride + c];
-    if (o.data != nullptr) sum += E[c] * o.data[r * o.stride + c];
-    out.data[r * out.stride + c] = sum * (g * sigmoid(g));
-  }
-};
-
-struct GatedSumBackward {
-  ConstMatrix y, o;
-  const float* E;
-  ConstMatrix gate, d_out;
-  Matrix dy, d_o, d_gate;
-  __device__ void operator()(int64_t r, int64_t c) const {
-    const float g = gate.data[r * gate.stride + c], d = d_out.data[r * d_out.stride + c];
-    const float s = sigmoid(g), through = d * g * s;
-    float sum = y.data[r * y.stride + c];
-    if (o.data != nullptr) {
-      sum += E[c] * o.data[r * o.stride + c];
-      d_o.data[r * d_o.stride + c] = through * E[c];
-    }
-    d_gate.data[r * d_gate.stride + c] = d * sum * (s * (1.0f + g * (1.0f - s)));
-    dy.data[r * dy.stride + c] = through;
-  }
-};
-
-struct GatedSumWeightTerm {
-  ConstMatrix o, gate, d_out;
-  __device__ float operator()(int64_t r, int64_t c) const {
-    const float g = gate.data[r * gate.stride + c];
-    return d_out.data[r * d_out.stride + c] * g * sigmoid(g) * o.data[r * o.stride + c];
-  }
-};
-
-struct CrossEntropy {
-  const int32_t* label;
-  const float* scale;
-  Matrix logits;
-  float* loss;
-  int32_t* prediction;
-  __device__ void operator()(int64_t r, int lane) const {
-    float* row = logits.data + r * logits.stride;
-    float largest = -INFINITY;
-    int64_t best = logits.columns;
-    for (int64_t c = lane; c < logits.columns; c += kWarp) {
-      if (row[c] > largest) largest = row[c], best = c;
-    }
-    for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-      const float other = __shfl_xor_sync(0xffffffffu, largest, distance);
-      const int64_t where = __shfl_xor_sync(0xffffffffu, best, distance);
-      if (other > largest || (other == largest && where < best)) largest = other, best = where;
-    }
-    float sum = 0.0f;
-    for (int64_t c = lane; c < logits.columns; c += kWarp) sum += expf(row[c] - largest);
-    const float log_sum = largest + logf(warp_sum(sum));
-    const bool asked = label[r] >= 0;
-    if (lane == 0) {
-      loss[r] = asked ? log_sum - row[label[r]] : 0.0f;
-      prediction[r] = static_cast<int32_t>(best < logits.columns ? best : 0);
-    }
-    if (scale == nullptr) return;
-    __syncwarp();
-    const float factor = asked ? *scale : 0.0f;
-    for (int64_t c = lane; c < logits.columns; c += kWarp) {
-      row[c] = factor * (expf(row[c] - log_sum) - (c == label[r] ? 1.0f : 0.0f));
-    }
-  }
-};
-
-__device__ double block_sum(double value) {
-  __shared__ double sums[kThreads];
-  sums[threadIdx.x] = value;
-  __syncthreads();
-  for (int half = kThreads / 2; half > 0; half /= 2) {
-    if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
-    __syncthreads();
-  }
-  const double sum = sums[0];
-  __syncthreads();
+__device__ float dot(const Octet& a, const Octet& b) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kOctet; ++i) sum += a.at[i] * b.at[i];
   return sum;
 }
 
-// One block: a batch asks a few thousand tokens.
-__global__ void score_kernel(const float* loss, const int32_t* prediction, const int32_t* target,
-                             const int32_t* offset, int64_t items, BatchScores* scores) {
-  const int lane = threadIdx.x % kWarp;
-  double losses = 0.0, shares = 0.0, asking = 0.0;
-  for (int32_t j = threadIdx.x; j < offset[items]; j += kThreads) losses += loss[j];
-  for (int64_t item = threadIdx.x / kWarp; item < items; item += kThreads / kWarp) {
-    const int32_t begin = offset[item], end = offset[item + 1];
-    int right = 0;
-    for (int32_t j = begin + lane; j < end; j += kWarp) right += prediction[j] == target[j];
-    right = __reduce_add_sync(0xffffffffu, right);
-    if (lane != 0 || begin == end) continue;
-    shares += static_cast<double>(right) / (end - begin);
-    asking += 1.0;
+template <class X, class T>
+struct Rmsnorm {
+  X x;
+  const float* weight;
+  float eps;
+  T y;
+  __device__ void operator()(int64_t r, bool counts, Lanes lanes) const {
+    float squares = 0.0f;
+    for (int c = lanes.index * kOctet; c < x.columns; c += lanes.count * kOctet) {
+      const Octet in = x.load(r, c);
+      squares += dot(in, in);
+    }
+    const float scale = rsqrtf(lanes.sum(squares) / static_cast<float>(x.columns) + eps);
+    if (!counts) return;
+    for (int c = lanes.index * kOctet; c < x.columns; c += lanes.count * kOctet) {
+      Octet out = x.load(r, c);
+      const Octet w = X::load_vector(weight, c, x.columns);
+      for (int i = 0; i < kOctet; ++i) out.at[i] *= scale * w.at[i];
+      y.store(r, c, out);
+    }
   }
-  losses = block_sum(losses);
-  shares = block_sum(shares);
-  asking = block_sum(asking);
-  if (threadIdx.x != 0) return;
-  scores->loss = offset[items] > 0 ? losses / offset[items] : 0.0;
-  scores->accuracy = asking > 0.0 ? shares / asking : 0.0;
-  scores->items = static_cast<int64_t>(asking);
-}
+};
 
-struct Adamw {
-  float decay, beta1, beta2, one_minus_beta1, one_minus_beta2, step_size, root_correction, eps;
-  const float* gradient;
-  float *value, *first, *second;
-  __device__ void operator()(int64_t, int64_t i) const {
-    const float g = gradient[i];
-    const float m = beta1 * first[i] + one_minus_beta1 * g;
-    const float v = beta2 * second[i] + one_minus_beta2 * g * g;
-    first[i] = m;
-    second[i] = v;
-    value[i] = value[i] * decay - step_size * m / (sqrtf(v) / root_correction + eps);
+template <class X, class T>
+struct RmsnormBackward {
+  X x;
+  const float* weight;
+  float eps;
+  T dy, addend, dx;
+  __device__ void operator()(int64_t r, bool counts, Lanes lanes, const RowSums& sums) const {
+    float squares = 0.0f, product = 0.0f;
+    for (int c = lanes.index * kOctet; c < x.columns; c += lanes.count * kOctet) {
+      const Octet in = x.load(r, c);
+      Octet d = dy.load(r, c);
+      const Octet w = X::load_vector(weight, c, x.columns);
+      squares += dot(in, in);
+      for (int i = 0; i < kOctet; ++i) d.at[i] *= w.at[i];
+      product += dot(in, d);
+    }
+    const auto columns = static_cast<float>(x.columns);
+    const float scale = rsqrtf(lanes.sum(squares) / columns + eps);
+    const float along = lanes.sum(product) * scale * scale / columns;
+    if (!counts) return;
+    for (int c = lanes.index * kOctet; c < x.columns; c += lanes.count * kOctet) {
+      const Octet in = x.load(r, c), d = dy.load(r, c), w = X::load_vector(weight, c, x.columns);
+      Octet out = addend.present() ? addend.load(r, c) : Octet{}, term;
+      for (int i = 0; i < kOctet; ++i) {
+        out.at[i] += scale * (d.at[i] * w.at[i] - in.at[i] * along);
+        term.at[i] = d.at[i] * in.at[i] * scale;
+      }
+      dx.store(r, c, out);
+      sums.add(0, c, term);
+    }
+  }
+};
+
+// A octet of (y + E o) SiLU(gate) and its parts.
+struct GatedOctet {
+  Octet sum, o, E, gate, sigmoid;
+
+  __device__ float value(int i) const { return sum.at[i] * gate.at[i] * sigmoid.at[i]; }
+  __device__ float silu(int i) const { return gate.at[i] * sigmoid.at[i]; }
+  // d SiLU / d gate
+  __device__ float slope(int i) const {
+    return sigmoid.at[i] * (1.0f + gate.at[i] * (1.0f - sigmoid.at[i]));
+  }
+};
+
+template <class T>
+struct GatedCells {
+  T y, o;
+  const float* E;
+  T gate;
+
+  explicit GatedCells(const GatedSum& s) : y(s.y), o(s.o), E(s.E), gate(s.gate) {}
+
+  __device__ GatedOctet load(int64_t r, int c) const {
+    GatedOctet q;
+    q.sum = y.load(r, c);
+    q.gate = gate.load(r, c);
+    q.o = o.present() ? o.load(r, c) : Octet{};
+    q.E = o.present() ? T::load_vector(E, c, y.columns) : Octet{};
+    for (int i = 0; i < kOctet; ++i) {
+      q.sum.at[i] += q.E.at[i] * q.o.at[i];
+      q.sigmoid.at[i] = sigmoid(q.gate.at[i]);
+    }
+    return q;
+  }
+};
+
+template <class T>
+struct GatedGradients {
+  T y, o, gate;
+
+  explicit GatedGradients(const GatedSumGradients& g) : y(g.y), o(g.o), gate(g.gate) {}
+
+  // d: of the gated sum; returns the octet's term of dE.
+  __device__ Octet store(int64_t r, int c, const GatedOctet& q, const Octet& d) const {
+    Octet dy, d_o, d_gate, dE;
+    for (int i = 0; i < kOctet; ++i) {
+      dy.at[i] = d.at[i] * q.silu(i);
+      d_o.at[i] = dy.at[i] * q.E.at[i];
+      dE.at[i] = dy.at[i] * q.o.at[i];
+      d_gate.at[i] = d.at[i] * q.sum.at[i] * q.slope(i);
+    }
+    y.store(r, c, dy);
+    gate.store(r, c, d_gate);
+    if (o.present()) o.store(r, c, d_o);
+    return dE;
+  }
+};
+
+template <class T>
+struct Gated {
+  GatedCells<T> in;
+  T out;
+  __device__ void operator()(int64_t r, int c) const {
+    const GatedOctet q = in.load(r, c);
+    Octet value;
+    for (int i = 0; i < kOctet; ++i) value.at[i] = q.value(i);
+    out.store(r, c, value);
+  }
+};
+
+template <class T>
+struct GatedBackward {
+  GatedCells<T> in;
+  T d_out;
+  GatedGradients<T> out;
+  __device__ void operator()(int64_t r, bool counts, Lanes lanes, const RowSums& sums) const {
+    if (!counts) return;
+    for (int c = lanes.index * kOctet; c < d_out.columns; c += lanes.count * kOctet) {
+      const Octet dE = out.store(r, c, in.load(r, c), d_out.load(r, c));
+      if (in.o.present()) sums.add(0, c, dE);
+    }
+  }
+};
+
+template <class T>
+struct GatedRmsnorm {
+  GatedCells<T> in;
+  const float* weight;
+  float eps;
+  T out;
+  __device__ void operator()(int64_t r, bool counts, Lanes lanes) const {
+    const int own = lanes.index * kOctet;  // held from one loop to the next; rows are seldom wider
+    GatedOctet held = {};
+    float squares = 0.0f;
+    for (int c = own; c < out.columns; c += lanes.count * kOctet) {
+      const GatedOctet q = in.load(r, c);
+      if (c == own) held = q;
+      for (int i = 0; i < kOctet; ++i) squares += q.value(i) * q.value(i);
+    }
+    const float scale = rsqrtf(lanes.sum(squares) / static_cast<float>(out.columns) + eps);
+    if (!counts) return;
+    for (int c = own; c < out.columns; c += lanes.count * kOctet) {
+      const GatedOctet q = c == own ? held : in.load(r, c);
+      Octet value = T::load_vector(weight, c, out.columns);
+      for (int i = 0; i < kOctet; ++i) value.at[i] *= q.value(i) * scale;
+      out.store(r, c, value);
+    }
+  }
+};
+
+template <class T>
+struct GatedRmsnormBackward {
+  GatedCells<T> in;
+  const float* weight;
+  float eps;
+  T d_out;
+  GatedGradients<T> out;
+  __device__ void operator()(int64_t r, bool counts, Lanes lanes, const RowSums& sums) const {
+    const int columns = d_out.columns;
+    // Both loops load what they need: holding a row between them would leave room for few others.
+    const int own = lanes.index * kOctet;
+    float squares = 0.0f, product = 0.0f;
+    for (int c = own; c < columns; c += lanes.count * kOctet) {
+      const GatedOctet q = in.load(r, c);
+      const Octet d = d_out.load(r, c), w = T::load_vector(weight, c, columns);
+      for (int i = 0; i < kOctet; ++i) {
+        squares += q.value(i) * q.value(i);
+        product += d.at[i] * w.at[i] * q.value(i);
+      }
+    }
+    const auto count = static_cast<float>(columns);
+    const float scale = rsqrtf(lanes.sum(squares) / count + eps);
+    const float along = lanes.sum(product) * scale * scale / count;
+    if (!counts) return;
+    for (int c = own; c < columns; c += lanes.count * kOctet) {
+      const GatedOctet q = in.load(r, c);
+      const Octet w = T::load_vector(weight, c, columns);
+      Octet d = d_out.load(r, c), dw;
+      for (int i = 0; i < kOctet; ++i) {
+        dw.at[i] = d.at[i] * q.value(i) * scale;
+        d.at[i] = scale * (d.at[i] * w.at[i] - q.value(i) * along);
+      }
+      sums.add(0, c, dw);
+      const Octet dE = out.store(r, c, q, d);
+      if (in.o.present()) sums.add(1, c, dE);
+    }
   }
 };
 
 }  // namespace
 
-void CudaBackend::rmsnorm(ConstMatrix x, const float* weight, float eps, Matrix y) {
-  for_rows(stream_, x.rows, Rmsnorm{x, weight, eps, y});
+void CudaBackend::rmsnorm(ConstTokens x, const float* weight, float eps, Tokens y) {
+  with_cells({x}, {y}, {weight}, [&]<class X, class T>() {
+    for_rows(here(), x.rows, x.columns, Rmsnorm<X, T>{x, weight, eps, y});
+  });
 }
 
-void CudaBackend::rmsnorm_backward(ConstMatrix x, const float* weight, float eps, ConstMatrix dy,
-                                   bool accumulate, Matrix dx, float* d_weight) {
-  const int64_t chunks = partial_sums_of(x.rows);
-  float* scale = partial_sums(x.rows + chunks * x.columns);
-  float* partial = scale + x.rows;
-  for_rows(stream_, x.rows, RmsnormScale{x, eps, scale});
-  // Before dx, which may lie where dy does.
-  column_sums(stream_, x.rows, x.columns, RmsnormWeightTerm{x, dy, scale}, partial);
-  for_elements(stream_, 1, x.columns, AddPartialSums{partial, chunks, x.columns, d_weight});
-  for_rows(stream_, x.rows, RmsnormBackward{x, dy, weight, scale, accumulate, dx});
+void CudaBackend::rmsnorm_backward(ConstTokens x, const float* weight, float eps, ConstTokens dy,
+                                   ConstTokens addend, Tokens dx, float* d_weight) {
+  float* partial = partial_sums(kSumPartials * x.columns);
+  with_cells({x}, {dy, addend, dx}, {weight}, [&]<class X, class T>() {
+    for_rows_with_sums(here(), x.rows, x.columns, 1,
+                       RmsnormBackward<X, T>{x, weight, eps, dy, addend, dx}, partial,
+                       line_->ticket, d_weight, nullptr);
+  });
 }
 
-void CudaBackend::gated_sum(ConstMatrix y, ConstMatrix o, const float* E, ConstMatrix gate,
-                            Matrix out) {
-  for_elements(stream_, y.rows, y.columns, GatedSum{y, o, E, gate, out});
+void CudaBackend::gated_sum(const GatedSum& sum, Tokens out) {
+  with_cells({}, {sum.y, sum.o, sum.gate, out}, {sum.E}, [&]<class, class T>() {
+    for_octets(here(), out.rows, out.columns, Gated<T>{GatedCells<T>(sum), out});
+  });
 }
 
-void CudaBackend::gated_sum_backward(ConstMatrix y, ConstMatrix o, const float* E, ConstMatrix gate,
-                                     ConstMatrix d_out, Matrix dy, Matrix d_o, Matrix d_gate,
-                                     float* d_E) {
-  if (o.present()) {
-    const int64_t chunks = partial_sums_of(y.rows);
-    float* partial = partial_sums(chunks * y.columns);
-    // Before dy, which may lie where d_out does.
-    column_sums(stream_, y.rows, y.columns, GatedSumWeightTerm{o, gate, d_out}, partial);
-    for_elements(stream_, 1, y.columns, AddPartialSums{partial, chunks, y.columns, d_E});
-  }
-  for_elements(stream_, y.rows, y.columns, GatedSumBackward{y, o, E, gate, d_out, dy, d_o, d_gate});
+void CudaBackend::gated_sum_backward(const GatedSum& sum, ConstTokens d_out,
+                                     const GatedSumGradients& gradients) {
+  const int64_t columns = d_out.columns, sums = sum.o.present() ? 1 : 0;
+  float* partial = partial_sums(kSumPartials * sums * columns);
+  with_cells({}, {sum.y, sum.o, sum.gate, d_out, gradients.y, gradients.o, gradients.gate}, {sum.E},
+             [&]<class, class T>() {
+               for_rows_with_sums(
+                   here(), d_out.rows, columns, sums,
+                   GatedBackward<T>{GatedCells<T>(sum), d_out, GatedGradients<T>(gradients)},
+                   partial, line_->ticket, gradients.E, nullptr);
+             });
 }
 
-void CudaBackend::cross_entropy(const int32_t* label, const float* scale, Matrix logits,
-                                float* loss, int32_t* prediction) {
-  for_rows(stream_, logits.rows, CrossEntropy{label, scale, logits, loss, prediction});
+void CudaBackend::gated_rmsnorm(const GatedSum& sum, const float* weight, float eps, Tokens out) {
+  with_cells({}, {sum.y, sum.o, sum.gate, out}, {sum.E, weight}, [&]<class, class T>() {
+    for_rows(here(), out.rows, out.columns, GatedRmsnorm<T>{GatedCells<T>(sum), weight, eps, out});
+  });
 }
 
-void CudaBackend::score_batch(const float* loss, const int32_t* prediction, const int32_t* target,
-                              const int32_t* offset, int64_t items, BatchScores* scores) {
-  score_kernel<<<1, kThreads, 0, stream_>>>(loss, prediction, target, offset, items, scores);
-  check_launch("scoring a batch");
-}
-
-void CudaBackend::adamw(const AdamwArgs& args, int64_t count, const float* gradient, float* value,
-                        float* first_moment, float* second_moment) {
-  const double correction1 = 1.0 - std::pow(args.beta1, static_cast<double>(args.step));
-  const double correction2 = 1.0 - std::pow(args.beta2, static_cast<double>(args.step));
-  for_elements(
-      stream_, 1, count,
-      Adamw{static_cast<float>(1.0 - args.lr * args.weight_decay), static_cast<float>(args.beta1),
-            static_cast<float>(args.beta2), static_cast<float>(1.0 - args.beta1),
-            static_cast<float>(1.0 - args.beta2), static_cast<float>(args.lr / correction1),
-            static_cast<float>(std::sqrt(correction2)), static_cast<float>(args.eps), gradient,
-            value, first_moment, second_moment});
+void CudaBackend::gated_rmsnorm_backward(const GatedSum& sum, const float* weight, float eps,
+                                         ConstTokens d_out, const GatedSumGradients& gradients,
+                                         float* d_weight) {
+  const int64_t columns = d_out.columns, sums = sum.o.present() ? 2 : 1;
+  float* partial = partial_sums(kSumPartials * sums * columns);
+  with_cells({}, {sum.y, sum.o, sum.gate, d_out, gradients.y, gradients.o, gradients.gate},
+             {sum.E, weight}, [&]<class, class T>() {
+               for_rows_with_sums(here(), d_out.rows, columns, sums,
+                                  GatedRmsnormBackward<T>{GatedCells<T>(sum), weight, eps, d_out,
+                                                          GatedGradients<T>(gradients)},
+                                  partial, line_->ticket, d_weight, gradients.E);
+             });
 }
 
 }  // namespace joint_recall

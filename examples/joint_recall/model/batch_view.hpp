@@ -25,6 +25,7 @@ struct BatchView {
 
   bool packed() const { return !cu_seqlens.empty(); }
   int64_t tokens() const { return batch * length; }
+  int64_t asked() const { return static_cast<int64_t>(asked_positions.size()); }
   int64_t items() const { return packed() ? static_cast<int64_t>(cu_seqlens.size()) - 1 : batch; }
 };
 

@@ -16,7 +16,7 @@ void CausalConv::bind(const ParameterStore& store) {
   bias_ = store.weight_if_declared(prefix_ + "bias");
 }
 
-void CausalConv::forward(Pass& pass, ConstMatrix x, Matrix y) const {
+void CausalConv::forward(Pass& pass, ConstTokens x, Tokens y) const {
   Operands operands(pass);
   hax_causal_conv1d_forward_args args = {};
   args.struct_size = sizeof args;
@@ -31,7 +31,7 @@ void CausalConv::forward(Pass& pass, ConstMatrix x, Matrix y) const {
   if (pass.attention_mask != nullptr) pass.backend.mask_rows(pass.attention_mask, y);
 }
 
-void CausalConv::backward(Pass& pass, ConstMatrix x, Matrix dy, Matrix dx) const {
+void CausalConv::backward(Pass& pass, ConstTokens x, Tokens dy, Tokens dx) const {
   if (pass.attention_mask != nullptr) pass.backend.mask_rows(pass.attention_mask, dy);
   Operands operands(pass);
   hax_causal_conv1d_backward_args args = {};

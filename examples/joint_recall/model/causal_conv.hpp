@@ -15,9 +15,9 @@ class CausalConv {
   void bind(const ParameterStore& store);
 
   // y = SiLU(conv(x)), 0 at padded tokens.
-  void forward(Pass& pass, ConstMatrix x, Matrix y) const;
+  void forward(Pass& pass, ConstTokens x, Tokens y) const;
   // dy is masked in place.
-  void backward(Pass& pass, ConstMatrix x, Matrix dy, Matrix dx) const;
+  void backward(Pass& pass, ConstTokens x, Tokens dy, Tokens dx) const;
 
  private:
   std::string prefix_;

@@ -26,12 +26,13 @@ class Head {
   // hidden: one row per token.
   void forward(Pass& pass, ConstMatrix hidden, const AskedTokensOnDevice& asked);
   // d_hidden is overwritten.
-  void backward(Pass& pass, const AskedTokensOnDevice& asked, Matrix d_hidden);
+  void backward(Pass& pass, const AskedTokensOnDevice& asked, Tokens d_hidden);
 
  private:
   float epsilon_;
   Weight norm_, embedding_;
-  Matrix rows_, normed_, logits_;
+  Matrix rows_;
+  Tokens normed_, d_logits_;
 };
 
 }  // namespace joint_recall

@@ -22,20 +22,21 @@ void ResidualStep::bind(const ParameterStore& store) {
 
 Matrix ResidualStep::forward(Pass& pass, Matrix hidden) {
   hidden_ = hidden;
-  const Matrix normed = pass.arena.matrix(hidden.rows, hidden.columns);
+  const Tokens normed = pass.arena.tokens(hidden.rows, hidden.columns);
   pass.backend.rmsnorm(hidden, norm_.value, epsilon_, normed);
   const Matrix out = pass.arena.matrix(hidden.rows, hidden.columns);
-  pass.backend.copy(hidden, out);
-  transform_->forward(pass, normed, out);
+  transform_->forward(pass, normed, hidden, out);
   return out;
 }
 
-void ResidualStep::backward(Pass& pass, Matrix d_hidden) {
-  const Arena::Scope scope(pass.arena);
-  const Matrix d_normed = pass.arena.matrix(d_hidden.rows, d_hidden.columns);
+Tokens ResidualStep::backward(Pass& pass, ConstTokens d_hidden) {
+  const Tokens d_old = pass.arena.tokens(d_hidden.rows, d_hidden.columns);
+  const Arena::Scope scope(pass.arena, pass.branches);
+  const Tokens d_normed = pass.arena.tokens(d_hidden.rows, d_hidden.columns);
   transform_->backward(pass, d_hidden, d_normed);
-  pass.backend.rmsnorm_backward(hidden_, norm_.value, epsilon_, d_normed, true, d_hidden,
+  pass.backend.rmsnorm_backward(hidden_, norm_.value, epsilon_, d_normed, d_hidden, d_old,
                                 norm_.gradient);
+  return d_old;
 }
 
 std::unique_ptr<Transform> make_mixer(const ModelConfig& config, int64_t layer,

@@ -19,11 +19,11 @@ class ResidualStep {
   int64_t layer() const { return layer_; }
   const Transform& transform() const { return *transform_; }
 
-  void draw(Pass& pass) { transform_->draw(pass); }
+  void prepare(Pass& pass) { transform_->prepare(pass); }
   // Returns the new stream; the old one has to stay until backward.
   Matrix forward(Pass& pass, Matrix hidden);
-  // Turns the gradient of the new stream into that of the old.
-  void backward(Pass& pass, Matrix d_hidden);
+  // Returns the gradient of the old stream; that of the new one has to stay until the pass's end.
+  Tokens backward(Pass& pass, ConstTokens d_hidden);
 
  private:
   int64_t layer_;

@@ -27,9 +27,9 @@ class AttentionMixer : public Transform {
     o_proj_ = store.weight(prefix_ + "o_proj.weight");
   }
 
-  void forward(Pass& pass, Matrix x, Matrix out) override {
+  void forward(Pass& pass, Tokens x, ConstTokens hidden, Tokens out) override {
     x_ = x;
-    const Matrix q = project(pass, q_proj_), k = project(pass, k_proj_), v = project(pass, v_proj_);
+    const Tokens q = project(pass, q_proj_), k = project(pass, k_proj_), v = project(pass, v_proj_);
     rotate(pass, q, k, false);
     attention_ = {};
     attention_.q_heads = config_.num_heads;
@@ -40,37 +40,41 @@ class AttentionMixer : public Transform {
     attention_.q = q;
     attention_.k = k;
     attention_.v = v;
-    attention_.o = pass.arena.matrix(pass.tokens(), q.columns);
+    attention_.o = pass.arena.tokens(pass.tokens(), q.columns);
     attention_.lse = pass.arena.take<float>(pass.tokens() * config_.num_heads);
     attend(pass, attention_);
-    linear(pass, attention_.o, o_proj_, 1.0f, out);
+    linear(pass, attention_.o, o_proj_, hidden, out);
   }
 
-  void backward(Pass& pass, ConstMatrix d_out, Matrix dx) override {
-    const Arena::Scope scope(pass.arena);
+  void backward(Pass& pass, ConstTokens d_out, Tokens dx) override {
+    const Arena::Scope scope(pass.arena, pass.branches);
     const int64_t tokens = pass.tokens();
-    const Matrix d_o = pass.arena.matrix(tokens, o_proj_.columns);
-    const Matrix dq = pass.arena.matrix(tokens, q_proj_.rows);
-    const Matrix dk = pass.arena.matrix(tokens, k_proj_.rows);
-    const Matrix dv = pass.arena.matrix(tokens, v_proj_.rows);
-    linear_backward(pass, attention_.o, o_proj_, d_out, 0.0f, d_o);
+    const Tokens d_o = pass.arena.tokens(tokens, o_proj_.columns);
+    const Tokens dq = pass.arena.tokens(tokens, q_proj_.rows);
+    const Tokens dk = pass.arena.tokens(tokens, k_proj_.rows);
+    const Tokens dv = pass.arena.tokens(tokens, v_proj_.rows);
+    linear_backward_weight(pass, attention_.o, o_proj_, d_out);
+    linear_backward_input(pass, o_proj_, d_out, {}, d_o);
     attend_backward(pass, attention_, d_o, dq, dk, dv);
     rotate(pass, dq, dk, true);
-    linear_backward(pass, x_, q_proj_, dq, 0.0f, dx);
-    linear_backward(pass, x_, k_proj_, dk, 1.0f, dx);
-    linear_backward(pass, x_, v_proj_, dv, 1.0f, dx);
+    linear_backward_weight(pass, x_, q_proj_, dq);
+    linear_backward_weight(pass, x_, k_proj_, dk);
+    linear_backward_weight(pass, x_, v_proj_, dv);
+    linear_backward_input(pass, q_proj_, dq, {}, dx);
+    linear_backward_input(pass, k_proj_, dk, dx, dx);
+    linear_backward_input(pass, v_proj_, dv, dx, dx);
   }
 
   const Attention* attention() const override { return &attention_; }
 
  private:
-  Matrix project(Pass& pass, const Weight& weight) const {
-    const Matrix y = pass.arena.matrix(pass.tokens(), weight.rows);
-    linear(pass, x_, weight, 0.0f, y);
+  Tokens project(Pass& pass, const Weight& weight) const {
+    const Tokens y = pass.arena.tokens(pass.tokens(), weight.rows);
+    linear(pass, x_, weight, {}, y);
     return y;
   }
 
-  void rotate(Pass& pass, Matrix q, Matrix k, bool inverse) const {
+  void rotate(Pass& pass, Tokens q, Tokens k, bool inverse) const {
     pass.backend.rope(pass.position, config_.num_heads, config_.rope_theta, inverse, q);
     pass.backend.rope(pass.position, config_.num_kv_heads, config_.rope_theta, inverse, k);
   }
@@ -80,7 +84,7 @@ class AttentionMixer : public Transform {
   int64_t head_dim_;
   Weight q_proj_, k_proj_, v_proj_, o_proj_;
 
-  Matrix x_;
+  Tokens x_;
   Attention attention_;
 };
 

@@ -39,54 +39,63 @@ class MambaMixer : public Transform {
     out_proj_ = store.weight(prefix_ + "out_proj.weight");
   }
 
-  void draw(Pass& pass) override { branch_.draw(pass); }
+  void prepare(Pass& pass) override {
+    branch_.prepare(pass);
+    A_ = pass.arena.take<float>(A_log_.count());
+    pass.branch(Branch::kWeights,
+                [&] { pass.backend.negated_exp(A_log_.value, A_log_.count(), A_); });
+  }
 
-  void forward(Pass& pass, Matrix x, Matrix out) override {
+  void forward(Pass& pass, Tokens x, ConstTokens hidden, Tokens out) override {
     const int64_t tokens = pass.tokens();
-    hidden_ = x;
-    projected_ = pass.arena.matrix(tokens, 2 * channels_);
-    linear(pass, x, in_proj_, 0.0f, projected_);
+    x_ = x;
+    projected_ = pass.arena.tokens(tokens, 2 * channels_);
+    linear(pass, x, in_proj_, {}, projected_);
     if (pass.attention_mask != nullptr) {
       pass.backend.mask_rows(pass.attention_mask, conv_input(projected_));
     }
-    u_ = pass.arena.matrix(tokens, channels_);
+    u_ = pass.arena.tokens(tokens, channels_);
     conv_.forward(pass, conv_input(projected_), u_);
-    ssm_ = pass.arena.matrix(tokens, rank_ + 2 * state_size_);
-    linear(pass, u_, x_proj_, 0.0f, ssm_);
-    delta_ = pass.arena.matrix(tokens, channels_);
-    linear(pass, dt_low(ssm_), dt_proj_, 0.0f, delta_);
     if (branch_.present()) branch_.forward(pass, u_);
-    A_ = pass.arena.take<float>(A_log_.count());
-    pass.backend.negated_exp(A_log_.value, A_log_.count(), A_);
-    y_ = pass.arena.matrix(tokens, channels_);
+    ssm_ = pass.arena.tokens(tokens, rank_ + 2 * state_size_);
+    linear(pass, u_, x_proj_, {}, ssm_);
+    delta_ = pass.arena.tokens(tokens, channels_);
+    linear(pass, dt_low(ssm_), dt_proj_, {}, delta_);
+    y_ = pass.arena.tokens(tokens, channels_);
     scan(pass);
-    gated_ = pass.arena.matrix(tokens, channels_);
+    if (branch_.present()) branch_.join(pass);
+    gated_ = pass.arena.tokens(tokens, channels_);
     // The gate multiplies scan and attention alike, so the scan is called without it.
-    pass.backend.gated_sum(y_, branch_.output(), branch_.E().value, gate(projected_), gated_);
-    linear(pass, gated_, out_proj_, 1.0f, out);
+    pass.backend.gated_sum(gated_sum(), gated_);
+    linear(pass, gated_, out_proj_, hidden, out);
   }
 
-  void backward(Pass& pass, ConstMatrix d_out, Matrix dx) override {
-    const Arena::Scope scope(pass.arena);
+  void backward(Pass& pass, ConstTokens d_out, Tokens dx) override {
+    const Arena::Scope scope(pass.arena, pass.branches);
     const int64_t tokens = pass.tokens();
-    const Matrix d_projected = pass.arena.matrix(tokens, 2 * channels_);
-    const Matrix du = pass.arena.matrix(tokens, channels_);
-    const Matrix d_ssm = pass.arena.matrix(tokens, rank_ + 2 * state_size_);
-    const Matrix d_delta = pass.arena.matrix(tokens, channels_);
-    const Matrix dy = pass.arena.matrix(tokens, channels_);
-    const Matrix d_o = branch_.present() ? pass.arena.matrix(tokens, channels_) : Matrix{};
-    linear_backward(pass, gated_, out_proj_, d_out, 0.0f, dy);
-    pass.backend.gated_sum_backward(y_, branch_.output(), branch_.E().value, gate(projected_), dy,
-                                    dy, d_o, gate(d_projected), branch_.E().gradient);
+    const Tokens d_projected = pass.arena.tokens(tokens, 2 * channels_);
+    const Tokens du = pass.arena.tokens(tokens, channels_);
+    const Tokens d_ssm = pass.arena.tokens(tokens, rank_ + 2 * state_size_);
+    const Tokens d_delta = pass.arena.tokens(tokens, channels_);
+    const Tokens dy = pass.arena.tokens(tokens, channels_);
+    const Tokens d_o = branch_.present() ? pass.arena.tokens(tokens, channels_) : Tokens{};
+    linear_backward_weight(pass, gated_, out_proj_, d_out);
+    linear_backward_input(pass, out_proj_, d_out, {}, dy);
+    pass.backend.gated_sum_backward(gated_sum(), dy,
+                                    {dy, d_o, gate(d_projected), branch_.E().gradient});
+    if (branch_.present()) branch_.backward(pass, d_o);
     scan_backward(pass, dy, du, d_delta, d_ssm);
-    linear_backward(pass, dt_low(ssm_), dt_proj_, d_delta, 0.0f, dt_low(d_ssm));
-    linear_backward(pass, u_, x_proj_, d_ssm, 1.0f, du);
-    if (branch_.present()) branch_.backward(pass, u_, d_o, du);
+    linear_backward_weight(pass, dt_low(ssm_), dt_proj_, d_delta);
+    linear_backward_input(pass, dt_proj_, d_delta, {}, dt_low(d_ssm));
+    linear_backward_weight(pass, u_, x_proj_, d_ssm);
+    linear_backward_input(pass, x_proj_, d_ssm, du, du);
+    if (branch_.present()) branch_.add_gradient(pass, u_, du);
     conv_.backward(pass, conv_input(projected_), du, conv_input(d_projected));
     if (pass.attention_mask != nullptr) {
       pass.backend.mask_rows(pass.attention_mask, conv_input(d_projected));
     }
-    linear_backward(pass, hidden_, in_proj_, d_projected, 0.0f, dx);
+    linear_backward_weight(pass, x_, in_proj_, d_projected);
+    linear_backward_input(pass, in_proj_, d_projected, {}, dx);
   }
 
   const float* ranking_loss() const override { return branch_.ranking_loss(); }
@@ -94,11 +103,13 @@ class MambaMixer : public Transform {
 
  private:
   // The parts of in_proj's output and of x_proj's.
-  Matrix conv_input(Matrix projected) const { return projected.slice(0, channels_); }
-  Matrix gate(Matrix projected) const { return projected.slice(channels_, channels_); }
-  Matrix dt_low(Matrix ssm) const { return ssm.slice(0, rank_); }
-  Matrix B(Matrix ssm) const { return ssm.slice(rank_, state_size_); }
-  Matrix C(Matrix ssm) const { return ssm.slice(rank_ + state_size_, state_size_); }
+  Tokens conv_input(Tokens projected) const { return projected.slice(0, channels_); }
+  Tokens gate(Tokens projected) const { return projected.slice(channels_, channels_); }
+  Tokens dt_low(Tokens ssm) const { return ssm.slice(0, rank_); }
+  Tokens B(Tokens ssm) const { return ssm.slice(rank_, state_size_); }
+  Tokens C(Tokens ssm) const { return ssm.slice(rank_ + state_size_, state_size_); }
+
+  GatedSum gated_sum() const { return {y_, branch_.output(), branch_.E().value, gate(projected_)}; }
 
   void scan(Pass& pass) {
     Operands operands(pass);
@@ -118,7 +129,7 @@ class MambaMixer : public Transform {
                  hax_selective_scan_forward, args);
   }
 
-  void scan_backward(Pass& pass, ConstMatrix dy, Matrix du, Matrix d_delta, Matrix d_ssm) {
+  void scan_backward(Pass& pass, ConstTokens dy, Tokens du, Tokens d_delta, Tokens d_ssm) {
     auto* dA = pass.arena.take<float>(A_log_.count());
     Operands operands(pass);
     hax_selective_scan_backward_args args = {};
@@ -143,7 +154,9 @@ class MambaMixer : public Transform {
     args.deterministic = 1;
     operands.run("selective_scan_backward", hax_selective_scan_backward_workspace,
                  hax_selective_scan_backward, args);
-    pass.backend.negated_exp_backward(A_, dA, A_log_.count(), A_log_.gradient);
+    pass.branch(Branch::kWeights, [&] {
+      pass.backend.negated_exp_backward(A_, dA, A_log_.count(), A_log_.gradient);
+    });
   }
 
   std::string prefix_;
@@ -152,7 +165,7 @@ class MambaMixer : public Transform {
   SparseBranch branch_;
   Weight in_proj_, x_proj_, dt_proj_, dt_bias_, A_log_, D_, out_proj_;
 
-  Matrix hidden_, projected_, u_, ssm_, delta_, y_, gated_;
+  Tokens x_, projected_, u_, ssm_, delta_, y_, gated_;
   float* A_ = nullptr;
 };
 

@@ -42,43 +42,47 @@ class Mamba2Mixer : public Transform {
     out_proj_ = store.weight(prefix_ + "out_proj.weight");
   }
 
-  void draw(Pass& pass) override { branch_.draw(pass); }
+  void prepare(Pass& pass) override {
+    branch_.prepare(pass);
+    A_ = pass.arena.take<float>(heads_);
+    pass.branch(Branch::kWeights, [&] { pass.backend.negated_exp(A_log_.value, heads_, A_); });
+  }
 
-  void forward(Pass& pass, Matrix x, Matrix out) override {
+  void forward(Pass& pass, Tokens x, ConstTokens hidden, Tokens out) override {
     const int64_t tokens = pass.tokens();
     if (pass.attention_mask != nullptr) pass.backend.mask_rows(pass.attention_mask, x);
     x_ = x;
-    projected_ = pass.arena.matrix(tokens, in_proj_.rows);
-    linear(pass, x, in_proj_, 0.0f, projected_);
-    xBC_ = pass.arena.matrix(tokens, conv_channels_);
+    projected_ = pass.arena.tokens(tokens, in_proj_.rows);
+    linear(pass, x, in_proj_, {}, projected_);
+    xBC_ = pass.arena.tokens(tokens, conv_channels_);
     conv_.forward(pass, conv_input(projected_), xBC_);
     if (branch_.present()) branch_.forward(pass, ssm_input(xBC_));
-    A_ = pass.arena.take<float>(heads_);
-    pass.backend.negated_exp(A_log_.value, heads_, A_);
-    y_ = pass.arena.matrix(tokens, channels_);
+    y_ = pass.arena.tokens(tokens, channels_);
     scan(pass);
-    gated_ = pass.arena.matrix(tokens, channels_);
-    pass.backend.gated_sum(y_, branch_.output(), branch_.E().value, gate(projected_), gated_);
-    normed_ = pass.arena.matrix(tokens, channels_);
-    pass.backend.rmsnorm(gated_, norm_.value, epsilon_, normed_);
-    linear(pass, normed_, out_proj_, 1.0f, out);
+    if (branch_.present()) branch_.join(pass);
+    normed_ = pass.arena.tokens(tokens, channels_);
+    pass.backend.gated_rmsnorm(gated_sum(), norm_.value, epsilon_, normed_);
+    linear(pass, normed_, out_proj_, hidden, out);
   }
 
-  void backward(Pass& pass, ConstMatrix d_out, Matrix dx) override {
-    const Arena::Scope scope(pass.arena);
+  void backward(Pass& pass, ConstTokens d_out, Tokens dx) override {
+    const Arena::Scope scope(pass.arena, pass.branches);
     const int64_t tokens = pass.tokens();
-    const Matrix d_projected = pass.arena.matrix(tokens, in_proj_.rows);
-    const Matrix d_xBC = pass.arena.matrix(tokens, conv_channels_);
-    const Matrix dy = pass.arena.matrix(tokens, channels_);
-    const Matrix d_o = branch_.present() ? pass.arena.matrix(tokens, channels_) : Matrix{};
-    linear_backward(pass, normed_, out_proj_, d_out, 0.0f, dy);
-    pass.backend.rmsnorm_backward(gated_, norm_.value, epsilon_, dy, false, dy, norm_.gradient);
-    pass.backend.gated_sum_backward(y_, branch_.output(), branch_.E().value, gate(projected_), dy,
-                                    dy, d_o, gate(d_projected), branch_.E().gradient);
+    const Tokens d_projected = pass.arena.tokens(tokens, in_proj_.rows);
+    const Tokens d_xBC = pass.arena.tokens(tokens, conv_channels_);
+    const Tokens dy = pass.arena.tokens(tokens, channels_);
+    const Tokens d_o = branch_.present() ? pass.arena.tokens(tokens, channels_) : Tokens{};
+    linear_backward_weight(pass, normed_, out_proj_, d_out);
+    linear_backward_input(pass, out_proj_, d_out, {}, dy);
+    pass.backend.gated_rmsnorm_backward(gated_sum(), norm_.value, epsilon_, dy,
+                                        {dy, d_o, gate(d_projected), branch_.E().gradient},
+                                        norm_.gradient);
+    if (branch_.present()) branch_.backward(pass, d_o);
     scan_backward(pass, dy, d_xBC, dt(d_projected));
-    if (branch_.present()) branch_.backward(pass, ssm_input(xBC_), d_o, ssm_input(d_xBC));
+    if (branch_.present()) branch_.add_gradient(pass, ssm_input(xBC_), ssm_input(d_xBC));
     conv_.backward(pass, conv_input(projected_), d_xBC, conv_input(d_projected));
-    linear_backward(pass, x_, in_proj_, d_projected, 0.0f, dx);
+    linear_backward_weight(pass, x_, in_proj_, d_projected);
+    linear_backward_input(pass, in_proj_, d_projected, {}, dx);
     if (pass.attention_mask != nullptr) pass.backend.mask_rows(pass.attention_mask, dx);
   }
 
@@ -87,14 +91,16 @@ class Mamba2Mixer : public Transform {
 
  private:
   // The parts of in_proj's output and of the convolution's.
-  Matrix gate(Matrix projected) const { return projected.slice(0, channels_); }
-  Matrix conv_input(Matrix projected) const { return projected.slice(channels_, conv_channels_); }
-  Matrix dt(Matrix projected) const { return projected.slice(channels_ + conv_channels_, heads_); }
-  Matrix ssm_input(Matrix xBC) const { return xBC.slice(0, channels_); }
-  Matrix B(Matrix xBC) const { return xBC.slice(channels_, groups_ * state_size_); }
-  Matrix C(Matrix xBC) const {
+  Tokens gate(Tokens projected) const { return projected.slice(0, channels_); }
+  Tokens conv_input(Tokens projected) const { return projected.slice(channels_, conv_channels_); }
+  Tokens dt(Tokens projected) const { return projected.slice(channels_ + conv_channels_, heads_); }
+  Tokens ssm_input(Tokens xBC) const { return xBC.slice(0, channels_); }
+  Tokens B(Tokens xBC) const { return xBC.slice(channels_, groups_ * state_size_); }
+  Tokens C(Tokens xBC) const {
     return xBC.slice(channels_ + groups_ * state_size_, groups_ * state_size_);
   }
+
+  GatedSum gated_sum() const { return {y_, branch_.output(), branch_.E().value, gate(projected_)}; }
 
   void scan(Pass& pass) {
     Operands operands(pass);
@@ -112,7 +118,7 @@ class Mamba2Mixer : public Transform {
     operands.run("ssd_forward", hax_ssd_forward_workspace, hax_ssd_forward, args);
   }
 
-  void scan_backward(Pass& pass, ConstMatrix dy, Matrix d_xBC, Matrix d_dt) {
+  void scan_backward(Pass& pass, ConstTokens dy, Tokens d_xBC, Tokens d_dt) {
     auto* dA = pass.arena.take<float>(heads_);
     Operands operands(pass);
     hax_ssd_backward_args args = {};
@@ -135,7 +141,8 @@ class Mamba2Mixer : public Transform {
     args.ddt_bias = operands.gradient(dt_bias_, {heads_});
     args.deterministic = 1;
     operands.run("ssd_backward", hax_ssd_backward_workspace, hax_ssd_backward, args);
-    pass.backend.negated_exp_backward(A_, dA, heads_, A_log_.gradient);
+    pass.branch(Branch::kWeights,
+                [&] { pass.backend.negated_exp_backward(A_, dA, heads_, A_log_.gradient); });
   }
 
   std::string prefix_;
@@ -145,7 +152,7 @@ class Mamba2Mixer : public Transform {
   SparseBranch branch_;
   Weight in_proj_, dt_bias_, A_log_, D_, norm_, out_proj_;
 
-  Matrix x_, projected_, xBC_, y_, gated_, normed_;
+  Tokens x_, projected_, xBC_, y_, normed_;
   float* A_ = nullptr;
 };
 

@@ -20,32 +20,36 @@ class SwigluMlp : public Transform {
     down_proj_ = store.weight(prefix_ + "down_proj.weight");
   }
 
-  void forward(Pass& pass, Matrix x, Matrix out) override {
+  void forward(Pass& pass, Tokens x, ConstTokens hidden, Tokens out) override {
     x_ = x;
-    gate_ = pass.arena.matrix(pass.tokens(), gate_proj_.rows);
-    up_ = pass.arena.matrix(pass.tokens(), up_proj_.rows);
-    gated_ = pass.arena.matrix(pass.tokens(), up_proj_.rows);
-    linear(pass, x, gate_proj_, 0.0f, gate_);
-    linear(pass, x, up_proj_, 0.0f, up_);
-    pass.backend.gated_sum(up_, {}, nullptr, gate_, gated_);
-    linear(pass, gated_, down_proj_, 1.0f, out);
+    gate_ = pass.arena.tokens(pass.tokens(), gate_proj_.rows);
+    up_ = pass.arena.tokens(pass.tokens(), up_proj_.rows);
+    gated_ = pass.arena.tokens(pass.tokens(), up_proj_.rows);
+    linear(pass, x, gate_proj_, {}, gate_);
+    linear(pass, x, up_proj_, {}, up_);
+    pass.backend.gated_sum({.y = up_, .o = {}, .gate = gate_}, gated_);
+    linear(pass, gated_, down_proj_, hidden, out);
   }
 
-  void backward(Pass& pass, ConstMatrix d_out, Matrix dx) override {
-    const Arena::Scope scope(pass.arena);
-    const Matrix d_up = pass.arena.matrix(pass.tokens(), up_proj_.rows);
-    const Matrix d_gate = pass.arena.matrix(pass.tokens(), gate_proj_.rows);
-    linear_backward(pass, gated_, down_proj_, d_out, 0.0f, d_up);
-    pass.backend.gated_sum_backward(up_, {}, nullptr, gate_, d_up, d_up, {}, d_gate, nullptr);
-    linear_backward(pass, x_, gate_proj_, d_gate, 0.0f, dx);
-    linear_backward(pass, x_, up_proj_, d_up, 1.0f, dx);
+  void backward(Pass& pass, ConstTokens d_out, Tokens dx) override {
+    const Arena::Scope scope(pass.arena, pass.branches);
+    const Tokens d_up = pass.arena.tokens(pass.tokens(), up_proj_.rows);
+    const Tokens d_gate = pass.arena.tokens(pass.tokens(), gate_proj_.rows);
+    linear_backward_weight(pass, gated_, down_proj_, d_out);
+    linear_backward_input(pass, down_proj_, d_out, {}, d_up);
+    pass.backend.gated_sum_backward({.y = up_, .o = {}, .gate = gate_}, d_up,
+                                    {.y = d_up, .o = {}, .gate = d_gate});
+    linear_backward_weight(pass, x_, gate_proj_, d_gate);
+    linear_backward_weight(pass, x_, up_proj_, d_up);
+    linear_backward_input(pass, gate_proj_, d_gate, {}, dx);
+    linear_backward_input(pass, up_proj_, d_up, dx, dx);
   }
 
  private:
   std::string prefix_;
   Weight gate_proj_, up_proj_, down_proj_;
 
-  Matrix x_, gate_, up_, gated_;
+  Tokens x_, gate_, up_, gated_;
 };
 
 }  // namespace

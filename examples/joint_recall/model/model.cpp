@@ -18,31 +18,31 @@ namespace {
 // Random numbers keyed by what they are for, so that they don't depend on what was drawn before.
 class KeyedDraws : public RandomDraws {
  public:
-  KeyedDraws(Backend& backend, uint64_t seed, RandomPurpose hash_purpose, uint64_t step,
-             uint32_t part)
-      : backend_(backend), seed_(seed), hash_purpose_(hash_purpose), step_(step), part_(part) {}
+  KeyedDraws(Backend& backend, uint64_t seed, RandomPurpose hash_purpose)
+      : backend_(backend), seed_(seed), hash_purpose_(hash_purpose) {}
+
+  // On the device, where the pass is known.
+  const RandomStep* at = nullptr;
 
   void hash_projection(int64_t layer, Matrix R) override {
-    backend_.random_normal(key(hash_purpose_, layer), R.rows * R.columns, R.data);
+    backend_.random_normal(key(hash_purpose_, layer), at, R.rows * R.columns, R.data);
   }
   void ranking_noise(int64_t layer, int64_t tokens, float* noise) override {
-    backend_.random_uniform(key(RandomPurpose::kRankingNoise, layer), tokens, noise);
+    backend_.random_uniform(key(RandomPurpose::kRankingNoise, layer), at, tokens, noise);
   }
 
  private:
   RandomKey key(RandomPurpose purpose, int64_t layer) const {
-    return {seed_, purpose, static_cast<uint32_t>(layer), step_, part_};
+    return {seed_, purpose, static_cast<uint32_t>(layer), 0, 0, 0};
   }
 
   Backend& backend_;
   uint64_t seed_;
   RandomPurpose hash_purpose_;
-  uint64_t step_;
-  uint32_t part_;
 };
 
 // First entries of work keys.
-constexpr int64_t kFirstMicroStep = 0, kLaterMicroStep = 1, kEvaluation = 2;
+constexpr int64_t kFirstMicroStep = 0, kLaterMicroStep = 1, kWholeStep = 2, kEvaluation = 3;
 
 }  // namespace
 
@@ -54,12 +54,15 @@ struct Model::Impl {
         store(*backend),
         arena(*backend),
         steps(declare_all()),
-        results(*backend, static_cast<int64_t>(steps.size())) {
+        results(*backend, static_cast<int64_t>(steps.size())),
+        adamw(static_cast<AdamwNumbers*>(backend->allocate(sizeof(AdamwNumbers)))) {
     store.allocate();
     embedding = store.weight("backbone.embeddings.weight");
     head->bind(store, embedding);
     for (ResidualStep& step : steps) step.bind(store);
   }
+
+  ~Impl() { backend->release(adamw); }
 
   std::vector<ResidualStep> declare_all() {
     store.declare("backbone.embeddings.weight", {config.vocab_size, config.hidden_size});
@@ -69,41 +72,48 @@ struct Model::Impl {
   }
 
   template <class T>
-  const T* upload(std::span<const T> values) {
-    auto* memory = arena.take<T>(static_cast<int64_t>(values.size()));
-    backend->copy_in(memory, values.data(), values.size_bytes());
-    return memory;
-  }
-
-  template <class T>
   std::vector<T> download(const T* source, int64_t count) {
     std::vector<T> values(static_cast<size_t>(count));
     backend->copy_out(values.data(), source, values.size() * sizeof(T));
     return values;
   }
 
-  // Empties the arena, brings the batch to the device and draws the pass's random numbers.
-  Pass begin(const BatchView& view, RandomDraws& draws, bool training, bool lengthen,
-             float loss_scale) {
+  // Empties the arena and brings the batch to the device.
+  template <class Batch>
+  Pass begin(const Batch& view, const PassNumbers& numbers, KeyedDraws& draws, bool training,
+             bool alone) {
     check_batch(view, config.vocab_size);
     arena.reset();
     Pass pass{*backend, arena, draws};
     pass.precision = config.precision;
     pass.training = training;
-    batch = upload_batch(view, lengthen, config.base_arch == BaseArch::kSamba, loss_scale, pass);
-    for (ResidualStep& step : steps) step.draw(pass);
+    const bool records = backend->records();
+    pass.branches = records && view.packed() && !alone;
+    batch =
+        upload_batch(view, numbers, records && !alone, config.base_arch == BaseArch::kSamba, pass);
+    draws.at = &batch.numbers->random;
     return pass;
   }
 
   // kind: what is done with the batch.
   WorkKey work_key(const Pass& pass, int64_t kind) const {
-    return {kind,           pass.batch,        pass.length,
-            pass.sequences, batch.asked.count, pass.attention_mask != nullptr ? 1 : 0};
+    return {kind,
+            pass.batch,
+            pass.length,
+            pass.sequences,
+            batch.asked.count,
+            pass.attention_mask != nullptr ? 1 : 0,
+            static_cast<int64_t>(reinterpret_cast<uintptr_t>(batch.tokens.data))};
   }
 
   Matrix forward(Pass& pass) {
+    if (batch.tokens.data != nullptr) backend->assemble(batch.tokens, batch.arrays);
+    for (ResidualStep& step : steps) step.prepare(pass);
     Matrix hidden = arena.matrix(pass.tokens(), config.hidden_size);
-    backend->gather_rows(embedding.matrix(), batch.inputs, hidden);
+    backend->gather_rows(
+        compact(static_cast<const float*>(embedding.value), embedding.rows, embedding.columns),
+        batch.inputs, hidden);
+    pass.join(Branch::kWeights);  // what prepare() put there, and cleared gradients
     for (ResidualStep& step : steps) hidden = step.forward(pass, hidden);
     return hidden;
   }
@@ -121,11 +131,33 @@ struct Model::Impl {
   }
 
   void backward(Pass& pass) {
-    const Matrix d_hidden = arena.matrix(pass.tokens(), config.hidden_size);
+    Tokens d_hidden = arena.tokens(pass.tokens(), config.hidden_size);
     head->backward(pass, batch.asked, d_hidden);
-    for (size_t s = steps.size(); s-- > 0;) steps[s].backward(pass, d_hidden);
-    backend->scatter_add_rows(d_hidden, batch.inputs, embedding.gradient_matrix());
+    for (size_t s = steps.size(); s-- > 0;) d_hidden = steps[s].backward(pass, d_hidden);
+    // Behind the head's part of the tied gradient, which is on that branch.
+    pass.branch(Branch::kWeights, [&] {
+      backend->scatter_add_rows(d_hidden, batch.inputs, embedding.gradient_matrix());
+    });
   }
+
+  void join(Pass& pass) {
+    for (const auto branch : {Branch::kAttention, Branch::kScores, Branch::kWeights}) {
+      pass.join(branch);
+    }
+  }
+
+  void update(const AdamwNumbers* numbers) {
+    if (sum_gradients) sum_gradients(store.part(ParameterPart::kGradient), store.flat_count());
+    backend->adamw(numbers, store.flat_count(), store.part(ParameterPart::kGradient),
+                   store.part(ParameterPart::kValue), store.part(ParameterPart::kFirstMoment),
+                   store.part(ParameterPart::kSecondMoment), store.rounded());
+  }
+
+  // One micro-step, and the update where `lr` is given.
+  template <class Batch>
+  void queue(const Batch& view, const MicroStep& micro_step, const double* lr);
+  template <class Batch>
+  EvalResult evaluate(const Batch& view, uint64_t draw);
 
   ModelConfig config;
   std::shared_ptr<Backend> backend;
@@ -136,6 +168,8 @@ struct Model::Impl {
   std::vector<ResidualStep> steps;
   Weight embedding;
   StepResults results;
+  GradientSum sum_gradients;
+  AdamwNumbers* adamw;  // on the device, of an update by itself
   BatchOnDevice batch;  // of the present pass
 };
 
@@ -185,30 +219,60 @@ void Model::set(const Parameter& parameter, ParameterPart part, std::span<const 
   impl_->store.set(parameter, part, values);
 }
 
-void Model::queue(const BatchView& batch, const MicroStep& micro_step) {
+void Model::set_gradient_sum(GradientSum sum) { impl_->sum_gradients = std::move(sum); }
+
+template <class Batch>
+void Model::Impl::queue(const Batch& view, const MicroStep& micro_step, const double* lr) {
   if (micro_step.count < 1 || micro_step.count > 65536 || micro_step.index < 0 ||
       micro_step.index >= micro_step.count) {
     throw ModelError(fmt::format("micro_step: expected index below count <= 65536, got {} of {}",
                                  micro_step.index, micro_step.count));
   }
-  Impl& m = *impl_;
-  KeyedDraws draws(*m.backend, m.seed, RandomPurpose::kHashProjection,
-                   static_cast<uint64_t>(micro_step.step), static_cast<uint32_t>(micro_step.index));
-  const auto asked = static_cast<double>(batch.asked_positions.size());
-  const double scale = asked == 0.0 ? 0.0 : 1.0 / (asked * micro_step.count);
-  Pass pass = m.begin(batch, draws, true, m.backend->records(), static_cast<float>(scale));
-  const auto dgate_loss = static_cast<float>(micro_step.gate_loss_weight / micro_step.count);
-  pass.dgate_loss = m.upload(std::span<const float>(&dgate_loss, 1));
+  const auto asked = static_cast<double>(view.asked());
+  PassNumbers numbers;
+  numbers.random = {static_cast<uint64_t>(micro_step.step), static_cast<uint32_t>(micro_step.index),
+                    static_cast<uint64_t>(micro_step.first_token)};
+  numbers.loss_scale =
+      asked == 0.0 ? 0.0f : static_cast<float>(micro_step.loss_share / (asked * micro_step.count));
+  numbers.dgate_loss = static_cast<float>(micro_step.gate_loss_weight / micro_step.count);
+  if (lr != nullptr) numbers.adamw = adamw_numbers({.lr = *lr, .step = micro_step.step});
+  KeyedDraws draws(*backend, seed, RandomPurpose::kHashProjection);
+  Pass pass = begin(view, numbers, draws, true, false);
   const bool first = micro_step.index == 0;
-  m.backend->run(m.work_key(pass, first ? kFirstMicroStep : kLaterMicroStep), [&] {
-    if (first) m.store.clear(ParameterPart::kGradient);
-    const Matrix hidden = m.forward(pass);
-    m.head->forward(pass, hidden, m.batch.asked);
-    m.backward(pass);
-    m.score(pass);
+  const int64_t kind = lr != nullptr ? kWholeStep : first ? kFirstMicroStep : kLaterMicroStep;
+  backend->run(work_key(pass, kind), [&] {
+    if (first) pass.branch(Branch::kWeights, [&] { store.clear(ParameterPart::kGradient); });
+    const Matrix hidden = forward(pass);
+    head->forward(pass, hidden, batch.asked);
+    pass.branch(Branch::kScores, [&] {
+      pass.join(Branch::kWeights);  // the ranking loss
+      score(pass);
+    });
+    backward(pass);
+    join(pass);
+    store.add_fresh_gradients();
+    if (lr != nullptr) update(&batch.numbers->adamw);
   });
-  m.results.keep();
+  results.keep();
 }
+
+void Model::queue(const BatchView& batch, const MicroStep& micro_step) {
+  impl_->queue(batch, micro_step, nullptr);
+}
+
+void Model::queue(const ItemBatch& batch, const MicroStep& micro_step) {
+  impl_->queue(batch, micro_step, nullptr);
+}
+
+void Model::queue_step(const BatchView& batch, const MicroStep& micro_step, double lr) {
+  impl_->queue(batch, micro_step, &lr);
+}
+
+void Model::queue_step(const ItemBatch& batch, const MicroStep& micro_step, double lr) {
+  impl_->queue(batch, micro_step, &lr);
+}
+
+std::shared_ptr<Backend> Model::backend() const { return impl_->backend; }
 
 std::vector<StepResult> Model::take_results() { return impl_->results.take(); }
 
@@ -218,40 +282,44 @@ StepResult Model::forward_backward(const BatchView& batch, const MicroStep& micr
 }
 
 void Model::apply(int64_t step, double lr) {
-  AdamwArgs args;
-  args.step = step;
-  args.lr = lr;
-  const ParameterStore& store = impl_->store;
-  impl_->backend->adamw(args, store.flat_count(), store.part(ParameterPart::kGradient),
-                        store.part(ParameterPart::kValue), store.part(ParameterPart::kFirstMoment),
-                        store.part(ParameterPart::kSecondMoment));
+  const AdamwNumbers numbers = adamw_numbers({.lr = lr, .step = step});
+  impl_->backend->copy_in(impl_->adamw, &numbers, sizeof numbers);
+  impl_->update(impl_->adamw);
 }
 
 StepResult Model::train_step(const BatchView& batch, int64_t step, double lr,
                              double gate_loss_weight) {
-  const StepResult result = forward_backward(batch, {step, 0, 1, gate_loss_weight});
-  apply(step, lr);
-  return result;
+  queue_step(batch, {step, 0, 1, gate_loss_weight}, lr);
+  return take_results().back();
 }
 
-EvalResult Model::evaluate(const BatchView& batch, uint64_t draw) {
-  Impl& m = *impl_;
-  KeyedDraws draws(*m.backend, m.seed, RandomPurpose::kEvaluationHashProjection, draw, 0);
-  Pass pass = m.begin(batch, draws, false, m.backend->records(), 0.0f);
-  m.backend->run(m.work_key(pass, kEvaluation), [&] {
-    const Matrix hidden = m.forward(pass);
-    m.head->forward(pass, hidden, m.batch.asked);
-    m.score(pass);
+template <class Batch>
+EvalResult Model::Impl::evaluate(const Batch& view, uint64_t draw) {
+  KeyedDraws draws(*backend, seed, RandomPurpose::kEvaluationHashProjection);
+  Pass pass = begin(view, {.random = {draw, 0, 0}}, draws, false, false);
+  backend->run(work_key(pass, kEvaluation), [&] {
+    const Matrix hidden = forward(pass);
+    head->forward(pass, hidden, batch.asked);
+    join(pass);
+    score(pass);
   });
   EvalResult result;
-  result.predictions =
-      m.download(m.batch.asked.prediction, static_cast<int64_t>(batch.asked_positions.size()));
+  result.predictions = download(batch.asked.prediction, view.asked());
+  result.targets = download(batch.asked.targets, view.asked());
   BatchScores scores;
-  m.backend->copy_out(&scores, m.results.latest(), sizeof scores);
+  backend->copy_out(&scores, results.latest(), sizeof scores);
   result.loss = scores.loss;
   result.accuracy = scores.accuracy;
   result.items = scores.items;
   return result;
+}
+
+EvalResult Model::evaluate(const BatchView& batch, uint64_t draw) {
+  return impl_->evaluate(batch, draw);
+}
+
+EvalResult Model::evaluate(const ItemBatch& batch, uint64_t draw) {
+  return impl_->evaluate(batch, draw);
 }
 
 std::vector<LayerAttention> Model::attention(const BatchView& item, uint64_t draw) {
@@ -260,8 +328,8 @@ std::vector<LayerAttention> Model::attention(const BatchView& item, uint64_t dra
     throw ModelError(fmt::format("item: expected one item of at most {} tokens, got {} of {}",
                                  kMostTokens, item.items(), item.tokens()));
   }
-  KeyedDraws draws(*impl_->backend, impl_->seed, RandomPurpose::kEvaluationHashProjection, draw, 0);
-  Pass pass = impl_->begin(item, draws, false, false, 0.0f);
+  KeyedDraws draws(*impl_->backend, impl_->seed, RandomPurpose::kEvaluationHashProjection);
+  Pass pass = impl_->begin(item, {.random = {draw, 0, 0}}, draws, false, true);
   impl_->forward(pass);
   std::vector<LayerAttention> pictures;
   for (const ResidualStep& step : impl_->steps) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -10,6 +11,7 @@
 #include "model/backend.hpp"
 #include "model/batch_view.hpp"
 #include "model/config.hpp"
+#include "model/item_batch.hpp"
 
 namespace joint_recall {
 
@@ -29,7 +31,14 @@ struct MicroStep {
   int32_t index = 0;  // micro-steps of one update count from 0; index 0 clears the gradients
   int32_t count = 1;  // --grad_acc: gradients are those of the mean over `count` micro-steps
   double gate_loss_weight = 0.1;
+  // Of a batch that is one rank's part of a larger one: its share of the asked positions, and the tokens
+  // of that batch before it.
+  double loss_share = 1.0;
+  int64_t first_token = 0;
 };
+
+// Adds up the ranks' gradients, in place: memory of the device, and how many numbers.
+using GradientSum = std::function<void(float* gradient, int64_t count)>;
 
 struct StepResult {
   double loss = 0.0;       // mean cross entropy over the batch's asked positions
@@ -42,7 +51,8 @@ struct EvalResult {
   double loss = 0.0;
   double accuracy = 0.0;
   int64_t items = 0;
-  std::vector<int32_t> predictions;  // one for each of the batch's asked_positions
+  std::vector<int32_t> predictions;  // one for each of the batch's asked positions
+  std::vector<int32_t> targets;      // what was to be predicted there
 };
 
 // What one layer attends for one item.
@@ -65,6 +75,7 @@ class Model {
   Model& operator=(const Model&) = delete;
 
   const ModelConfig& config() const;
+  std::shared_ptr<Backend> backend() const;
 
   // Draws the recipe's initial weights and clears the optimiser's state.
   void initialise();
@@ -77,8 +88,15 @@ class Model {
   // Throws ModelError when the number of values isn't parameter.count.
   void set(const Parameter& parameter, ParameterPart part, std::span<const float> values);
 
+  // Called before every update from now on.
+  void set_gradient_sum(GradientSum sum);
+
   // Queues one micro-step: loss and gradients, without touching the weights.
   void queue(const BatchView& batch, const MicroStep& micro_step);
+  void queue(const ItemBatch& batch, const MicroStep& micro_step);
+  // The same for a micro-step that is a whole step, with the update of apply() behind it.
+  void queue_step(const BatchView& batch, const MicroStep& micro_step, double lr);
+  void queue_step(const ItemBatch& batch, const MicroStep& micro_step, double lr);
   // Results of the micro-steps queued since the call before, in their order; waits for them.
   std::vector<StepResult> take_results();
   // Both, for one micro-step; no others may be waiting.
@@ -90,6 +108,7 @@ class Model {
 
   // draw: keys the hash projection where it is redrawn, e.g. the number of the batch.
   EvalResult evaluate(const BatchView& batch, uint64_t draw);
+  EvalResult evaluate(const ItemBatch& batch, uint64_t draw);
 
   // Attention of every attending layer for one item of at most 4096 tokens, without padding. Takes
   // O(length^2) memory, unlike everything else here.

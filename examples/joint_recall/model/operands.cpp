@@ -24,13 +24,24 @@ const hax_tensor* Operands::make(const void* data, hax_data_type type,
   return &tensor.descriptor;
 }
 
-const hax_tensor* Operands::make_tokens(const void* data, hax_data_type type, int64_t stride,
-                                        std::initializer_list<int64_t> axes) {
+double Operands::tensor_bytes() const {
+  double bytes = 0.0;
+  for (const Tensor& tensor : tensors_) {
+    double elements = 1.0;
+    for (int32_t axis = 0; axis < tensor.descriptor.ndim; ++axis) {
+      elements *= static_cast<double>(tensor.shape[static_cast<size_t>(axis)]);
+    }
+    bytes += elements * tensor.descriptor.dtype.bits / 8.0;
+  }
+  return bytes;
+}
+
+const hax_tensor* Operands::make_tokens(ConstTokens tokens, std::initializer_list<int64_t> axes) {
   Tensor& tensor = tensors_.emplace_back();
   tensor.shape[0] = pass_.batch;
   tensor.shape[1] = pass_.length;
-  tensor.strides[0] = pass_.length * stride;
-  tensor.strides[1] = stride;
+  tensor.strides[0] = pass_.length * tokens.stride;
+  tensor.strides[1] = tokens.stride;
   const size_t ndim = 2 + axes.size();
   std::copy(axes.begin(), axes.end(), tensor.shape.begin() + 2);
   int64_t step = 1;
@@ -38,34 +49,40 @@ const hax_tensor* Operands::make_tokens(const void* data, hax_data_type type, in
     tensor.strides[axis] = step;
     step *= tensor.shape[axis];
   }
-  tensor.descriptor = {const_cast<void*>(data),
+  constexpr hax_data_type kFp32 = HAX_FP32, kBf16 = HAX_BF16;
+  tensor.descriptor = {const_cast<void*>(tokens.data),
                        pass_.backend.device(),
                        static_cast<int32_t>(ndim),
-                       type,
+                       tokens.is_bf16() ? kBf16 : kFp32,
                        tensor.shape.data(),
                        tensor.strides.data(),
                        0};
   return &tensor.descriptor;
 }
 
-const hax_tensor* Operands::in(ConstMatrix tokens, std::initializer_list<int64_t> axes) {
-  if (!tokens.present()) return nullptr;
-  if (pass_.precision == Precision::kFp32) {
-    return make_tokens(tokens.data, HAX_FP32, tokens.stride, axes);
-  }
-  auto* converted = pass_.arena.take<uint16_t>(tokens.rows * tokens.columns);
-  pass_.backend.to_bf16(tokens, converted);
-  return make_tokens(converted, HAX_BF16, tokens.columns, axes);
+bool Operands::converts(ConstTokens tokens) const {
+  return pass_.precision == Precision::kBf16 && !tokens.is_bf16();
 }
 
-const hax_tensor* Operands::out(Matrix tokens, std::initializer_list<int64_t> axes) {
+Tokens Operands::converted(ConstTokens tokens) {
+  auto* memory = pass_.arena.take<uint16_t>(tokens.rows * tokens.columns);
+  return {memory, tokens.rows, tokens.columns, tokens.columns, Element::kBf16};
+}
+
+const hax_tensor* Operands::in(ConstTokens tokens, std::initializer_list<int64_t> axes) {
   if (!tokens.present()) return nullptr;
-  if (pass_.precision == Precision::kFp32) {
-    return make_tokens(tokens.data, HAX_FP32, tokens.stride, axes);
-  }
-  auto* source = pass_.arena.take<uint16_t>(tokens.rows * tokens.columns);
-  outputs_.push_back({source, tokens});
-  return make_tokens(source, HAX_BF16, tokens.columns, axes);
+  if (!converts(tokens)) return make_tokens(tokens, axes);
+  const Tokens rounded = converted(tokens);
+  pass_.backend.copy(tokens, rounded);
+  return make_tokens(rounded, axes);
+}
+
+const hax_tensor* Operands::out(Tokens tokens, std::initializer_list<int64_t> axes) {
+  if (!tokens.present()) return nullptr;
+  if (!converts(tokens)) return make_tokens(tokens, axes);
+  const Tokens rounded = converted(tokens);
+  outputs_.push_back({rounded, tokens});
+  return make_tokens(rounded, axes);
 }
 
 const hax_tensor* Operands::fp32(const float* data, std::initializer_list<int64_t> shape) {
@@ -77,13 +94,17 @@ const hax_tensor* Operands::int32(const int32_t* data, std::initializer_list<int
 const hax_tensor* Operands::int64(const int64_t* data, std::initializer_list<int64_t> shape) {
   return make(data, HAX_INT64, shape);
 }
+const hax_tensor* Operands::int64_head(const int64_t* data, int64_t head, int64_t heads) {
+  make(data + head * pass_.length, HAX_INT64, {pass_.batch, 1, pass_.length});
+  Tensor& tensor = tensors_.back();
+  tensor.strides = {heads * pass_.length, pass_.length, 1, 0};
+  tensor.descriptor.strides = tensor.strides.data();
+  return &tensor.descriptor;
+}
 const hax_tensor* Operands::cu_seqlens() { return int32(pass_.cu_seqlens, {pass_.sequences + 1}); }
 
 const hax_tensor* Operands::gradient(const Weight& weight, std::initializer_list<int64_t> shape) {
-  if (!weight.present()) return nullptr;
-  const Matrix result = pass_.arena.matrix(1, weight.count());
-  gradients_.push_back({result, compact(weight.gradient, 1, weight.count())});
-  return fp32(result.data, shape);
+  return fp32(weight.fresh, shape);
 }
 
 void Operands::check(const char* name, hax_status status) {
@@ -92,12 +113,8 @@ void Operands::check(const char* name, hax_status status) {
 }
 
 void Operands::finish() {
-  for (const Output& output : outputs_) pass_.backend.from_bf16(output.source, output.target);
-  for (const Gradient& gradient : gradients_) {
-    pass_.backend.add(1.0f, gradient.source, gradient.target);
-  }
+  for (const Output& output : outputs_) pass_.backend.copy(output.source, output.target);
   outputs_.clear();
-  gradients_.clear();
 }
 
 }  // namespace joint_recall

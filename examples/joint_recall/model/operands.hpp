@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <vector>
 
+#include "model/operation.hpp"
 #include "model/parameters.hpp"
 #include "model/pass.hpp"
 
@@ -19,14 +20,16 @@ class Operands {
   explicit Operands(Pass& pass) : pass_(pass), scope_(pass.arena) {}
 
   // Activations: a matrix of one row per token as (B, L, axes...); absent ones give NULL.
-  const hax_tensor* in(ConstMatrix tokens, std::initializer_list<int64_t> axes);
-  const hax_tensor* out(Matrix tokens, std::initializer_list<int64_t> axes);
+  const hax_tensor* in(ConstTokens tokens, std::initializer_list<int64_t> axes);
+  const hax_tensor* out(Tokens tokens, std::initializer_list<int64_t> axes);
   // Compact fp32, int32 and int64 tensors of any shape; null pointers give NULL.
   const hax_tensor* fp32(const float* data, std::initializer_list<int64_t> shape);
   const hax_tensor* int32(const int32_t* data, std::initializer_list<int64_t> shape);
   const hax_tensor* int64(const int64_t* data, std::initializer_list<int64_t> shape);
+  // One head, of `heads`, of what is (B, heads, L).
+  const hax_tensor* int64_head(const int64_t* data, int64_t head, int64_t heads);
   const hax_tensor* cu_seqlens();  // NULL when padded
-  // An fp32 output that is added to the weight's gradient after the call; NULL for an absent weight.
+  // The weight's fresh gradient as an fp32 output; NULL for an absent weight.
   const hax_tensor* gradient(const Weight& weight, std::initializer_list<int64_t> shape);
 
   // Asks for the workspace and runs the operator. Throws ModelError with libhax's error text.
@@ -39,7 +42,10 @@ class Operands {
     size_t bytes = 0;
     check(name, workspace_size(context, &args, &bytes));
     void* workspace = bytes == 0 ? nullptr : pass_.arena.take_bytes(bytes);
-    check(name, function(context, &args, workspace, bytes, pass_.backend.stream()));
+    {
+      const OperationScope scope({name, tensor_bytes()});
+      check(name, function(context, &args, workspace, bytes, pass_.backend.stream()));
+    }
     finish();
   }
 
@@ -49,26 +55,24 @@ class Operands {
     std::array<int64_t, 4> shape, strides;
   };
   struct Output {
-    const uint16_t* source;
-    Matrix target;
-  };
-  struct Gradient {
-    ConstMatrix source;
-    Matrix target;
+    ConstTokens source;
+    Tokens target;
   };
 
   const hax_tensor* make(const void* data, hax_data_type type,
                          std::initializer_list<int64_t> shape);
-  const hax_tensor* make_tokens(const void* data, hax_data_type type, int64_t stride,
-                                std::initializer_list<int64_t> axes);
+  const hax_tensor* make_tokens(ConstTokens tokens, std::initializer_list<int64_t> axes);
+  // Whether libhax is to be given bf16 where the backend keeps fp32.
+  bool converts(ConstTokens tokens) const;
+  Tokens converted(ConstTokens tokens);
+  double tensor_bytes() const;  // of all together
   static void check(const char* name, hax_status status);
-  void finish();  // converts bf16 outputs, adds gradients
+  void finish();  // converts outputs
 
   Pass& pass_;
   Arena::Scope scope_;
   std::deque<Tensor> tensors_;
   std::vector<Output> outputs_;
-  std::vector<Gradient> gradients_;
 };
 
 }  // namespace joint_recall

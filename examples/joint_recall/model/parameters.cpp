@@ -23,6 +23,7 @@ const char* to_string(ParameterPart part) {
 
 ParameterStore::~ParameterStore() {
   if (memory_ != nullptr) backend_.release(memory_);
+  if (rounded_ != nullptr) backend_.release(rounded_);
 }
 
 void ParameterStore::declare(const std::string& name, std::vector<int64_t> shape, bool trainable) {
@@ -42,9 +43,13 @@ void ParameterStore::allocate() {
     end_ += (parameter.count + kAlignment - 1) / kAlignment * kAlignment;
     if (parameter.trainable) trainable_end_ = end_;
   }
-  const auto bytes = static_cast<size_t>(end_ + 3 * trainable_end_) * sizeof(float);
+  const auto bytes = static_cast<size_t>(end_ + 4 * trainable_end_) * sizeof(float);
   memory_ = static_cast<float*>(backend_.allocate(bytes));
   backend_.zero(memory_, bytes);
+  if (backend_.activations() == Element::kFp32) return;
+  const auto rounded_bytes = static_cast<size_t>(end_) * sizeof(uint16_t);
+  rounded_ = static_cast<uint16_t*>(backend_.allocate(rounded_bytes));
+  backend_.zero(rounded_, rounded_bytes);
 }
 
 const Parameter* ParameterStore::find(const std::string& name) const {
@@ -63,8 +68,14 @@ const Parameter& ParameterStore::parameter(const std::string& name) const {
 Weight ParameterStore::weight(const std::string& name) const {
   const Parameter& p = parameter(name);
   const int64_t rows = p.shape.empty() ? 1 : p.shape.front();
-  return {memory_ + p.offset, p.trainable ? part(ParameterPart::kGradient) + p.offset : nullptr,
-          rows, rows == 0 ? 0 : p.count / rows};
+  Weight weight{
+      .value = memory_ + p.offset, .rows = rows, .columns = rows == 0 ? 0 : p.count / rows};
+  if (p.trainable) {
+    weight.gradient = part(ParameterPart::kGradient) + p.offset;
+    weight.fresh = memory_ + end_ + 3 * trainable_end_ + p.offset;
+  }
+  if (rounded_ != nullptr) weight.rounded = rounded_ + p.offset;
+  return weight;
 }
 
 Weight ParameterStore::weight_if_declared(const std::string& name) const {
@@ -100,12 +111,23 @@ void ParameterStore::get(const Parameter& parameter, ParameterPart which,
 
 void ParameterStore::set(const Parameter& parameter, ParameterPart which,
                          std::span<const float> values) {
-  backend_.copy_in(checked(parameter, which, values.size()), values.data(), values.size_bytes());
+  float* target = checked(parameter, which, values.size());
+  backend_.copy_in(target, values.data(), values.size_bytes());
+  if (which != ParameterPart::kValue || rounded_ == nullptr) return;
+  const ConstMatrix row = compact(static_cast<const float*>(target), 1, parameter.count);
+  backend_.copy(row,
+                {rounded_ + parameter.offset, 1, parameter.count, parameter.count, Element::kBf16});
 }
 
 void ParameterStore::clear(ParameterPart which) {
   const int64_t count = which == ParameterPart::kValue ? end_ : trainable_end_;
   backend_.zero(part(which), static_cast<size_t>(count) * sizeof(float));
+}
+
+void ParameterStore::add_fresh_gradients() {
+  const float* fresh = memory_ + end_ + 3 * trainable_end_;
+  backend_.add(compact(fresh, 1, trainable_end_),
+               compact(part(ParameterPart::kGradient), 1, trainable_end_));
 }
 
 }  // namespace joint_recall

@@ -16,12 +16,18 @@ namespace joint_recall {
 struct Weight {
   float* value = nullptr;
   float* gradient = nullptr;  // null for a buffer
-  int64_t rows = 0;           // of the matrix with the first axis as rows
+  float* fresh = nullptr;     // what libhax made of the gradient in this pass; null for a buffer
+  const uint16_t* rounded = nullptr;  // the value in bf16, where activations are
+  int64_t rows = 0;                   // of the matrix with the first axis as rows
   int64_t columns = 0;
 
   bool present() const { return value != nullptr; }
   int64_t count() const { return rows * columns; }
-  ConstMatrix matrix() const { return compact(static_cast<const float*>(value), rows, columns); }
+  // As products with activations read it.
+  ConstTokens matrix() const {
+    if (rounded != nullptr) return {rounded, rows, columns, columns, Element::kBf16};
+    return compact(static_cast<const float*>(value), rows, columns);
+  }
   Matrix gradient_matrix() const { return compact(gradient, rows, columns); }
 };
 
@@ -50,6 +56,10 @@ class ParameterStore {
   void get(const Parameter& parameter, ParameterPart part, std::span<float> values) const;
   void set(const Parameter& parameter, ParameterPart part, std::span<const float> values);
   void clear(ParameterPart part);
+  // The values in bf16; NULL where activations are fp32.
+  uint16_t* rounded() const { return rounded_; }
+  // Adds to the gradients what libhax left in Weight::fresh, and 0 where it wasn't asked.
+  void add_fresh_gradients();
 
  private:
   const Parameter* find(const std::string& name) const;
@@ -59,7 +69,8 @@ class ParameterStore {
   std::vector<Parameter> parameters_;
   int64_t end_ = 0;            // length of the values
   int64_t trainable_end_ = 0;  // length of each of the other parts
-  float* memory_ = nullptr;
+  float* memory_ = nullptr;    // the parts, then the fresh gradients
+  uint16_t* rounded_ = nullptr;
 };
 
 }  // namespace joint_recall

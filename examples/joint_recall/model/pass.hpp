@@ -19,12 +19,17 @@ class RandomDraws {
   virtual void ranking_noise(int64_t layer, int64_t tokens, float* noise) = 0;
 };
 
+// Work of a pass that may run beside its main line.
+enum class Branch { kAttention, kScores, kWeights };
+
 struct Pass {
   Backend& backend;
   Arena& arena;
   RandomDraws& draws;
   Precision precision = Precision::kFp32;
   bool training = false;  // backward will follow: ranking loss wanted, activations kept
+  // Branches run beside the main line, which costs memory: gradients of activations stay to the end.
+  bool branches = false;
 
   int64_t batch = 0;   // rows; 1 when packed
   int64_t length = 0;  // tokens a row
@@ -36,6 +41,17 @@ struct Pass {
   const float* dgate_loss = nullptr;        // gradient of each layer's ranking loss, one number
 
   int64_t tokens() const { return batch * length; }
+
+  // Queues work on a branch, with memory of the branch's; see Backend::branch().
+  template <class Work>
+  void branch(Branch which, const Work& work) {
+    if (!branches) return work();
+    const Arena::OnBranch memory(arena, static_cast<int>(which));
+    backend.branch(static_cast<int>(which), work);
+  }
+  void join(Branch which) {
+    if (branches) backend.join(static_cast<int>(which));
+  }
 };
 
 }  // namespace joint_recall

@@ -21,6 +21,15 @@ struct RandomKey {
   uint32_t item = 0;  // layer, or index of the parameter
   uint64_t step = 0;  // optimiser step, or number of the evaluation batch
   uint32_t part = 0;  // micro-step of an accumulated gradient
+  // Uniform numbers are counted from here: tokens of other ranks before this one's.
+  uint64_t first = 0;
+};
+
+// The part of a key that changes from pass to pass.
+struct RandomStep {
+  uint64_t step = 0;
+  uint32_t part = 0;
+  uint64_t first = 0;
 };
 
 // Four uniform 32-bit numbers: block `index` of the key's stream (Philox 4x32-10; Salmon et al.,

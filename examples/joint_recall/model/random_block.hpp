@@ -43,6 +43,7 @@ JOINT_RECALL_ANYWHERE inline float to_unit(uint32_t bits) {
 }
 
 JOINT_RECALL_ANYWHERE inline float uniform(const RandomKey& key, uint64_t index) {
+  index += key.first;
   return to_unit(block(key, index / 4).word[index % 4]);
 }
 

@@ -66,61 +66,58 @@ void SparseBranch::bind(const ParameterStore& store) {
   hash_projection_ = store.weight_if_declared(prefix_ + "hash_projection");
 }
 
-void SparseBranch::draw(Pass& pass) {
+void SparseBranch::prepare(Pass& pass) {
   R_ = hash_projection_.value;
   if ((patterns_ & HAX_PATTERN_LSH) != 0 && !fixed_hash_) {
-    const Matrix drawn = pass.arena.matrix(state_size_, num_hash_);
-    pass.draws.hash_projection(layer_, drawn);
-    R_ = drawn.data;
+    pass.branch(Branch::kAttention, [&] {
+      const Matrix drawn = pass.arena.matrix(state_size_, num_hash_);
+      pass.draws.hash_projection(layer_, drawn);
+      R_ = drawn.data;
+    });
   }
   ranking_ = {};
   if ((patterns_ & HAX_PATTERN_KEY_SELECTION) == 0 || !pass.training) return;
-  ranking_.pick = pass.arena.take<int32_t>(pass.sequences * budget_);
-  const Arena::Scope scope(pass.arena);
-  auto* noise = pass.arena.take<float>(pass.tokens());
-  pass.draws.ranking_noise(layer_, pass.tokens(), noise);
-  pass.backend.top_positions(noise, pass.attention_mask, pass.cu_seqlens, pass.items, pass.length,
-                             budget_, ranking_.pick);
-  const std::vector<int32_t> none(static_cast<size_t>((pass.sequences - pass.items) * budget_), -1);
-  pass.backend.copy_in(ranking_.pick + pass.items * budget_, none.data(),
-                       none.size() * sizeof(int32_t));
+  pass.branch(Branch::kScores, [&] {
+    ranking_.pick = pass.arena.take<int32_t>(pass.sequences * budget_);
+    const Arena::Scope scope(pass.arena);
+    auto* noise = pass.arena.take<float>(pass.tokens());
+    pass.draws.ranking_noise(layer_, pass.tokens(), noise);
+    pass.backend.top_positions(noise, pass.attention_mask, pass.cu_seqlens, pass.items,
+                               pass.sequences, pass.length, budget_, ranking_.pick);
+  });
 }
 
-void SparseBranch::forward(Pass& pass, ConstMatrix x) {
-  kq_ = pass.arena.matrix(pass.tokens(), 2 * state_size_);
-  linear(pass, x, xx_proj_, 0.0f, kq_);
+void SparseBranch::forward(Pass& pass, ConstTokens x) {
+  pass.branch(Branch::kAttention, [&] {
+    kq_ = pass.arena.tokens(pass.tokens(), 2 * state_size_);
+    linear(pass, x, xx_proj_, {}, kq_);
 
-  attention_ = {};
-  attention_.scale = 1.0f / std::sqrt(static_cast<float>(state_size_));
-  attention_.k = kq_.slice(0, state_size_);
-  attention_.q = kq_.slice(state_size_, state_size_);
-  attention_.v = x;
-  attention_.o = pass.arena.matrix(pass.tokens(), channels_);
-  attention_.lse = pass.arena.take<float>(pass.tokens());
+    attention_ = {};
+    attention_.scale = 1.0f / std::sqrt(static_cast<float>(state_size_));
+    attention_.k = kq_.slice(0, state_size_);
+    attention_.q = kq_.slice(state_size_, state_size_);
+    attention_.v = x;
+    attention_.o = pass.arena.tokens(pass.tokens(), channels_);
+    attention_.lse = pass.arena.take<float>(pass.tokens());
 
-  KeyPatterns& keys = attention_.keys;
-  keys.patterns = patterns_;
-  if ((patterns_ & HAX_PATTERN_SLIDING_WINDOW) != 0) keys.window = budget_;
-  if ((patterns_ & HAX_PATTERN_SINK) != 0) keys.sink = budget_;
-  if ((patterns_ & HAX_PATTERN_DILATED) != 0) keys.dilation = dilation_;
-  if ((patterns_ & HAX_PATTERN_LSH) != 0) choose_by_hash(pass);
-  if ((patterns_ & HAX_PATTERN_KEY_SELECTION) != 0) {
-    choose_by_score(pass);
-    if (pass.training) rank(pass);
-  }
-  attend(pass, attention_);
-}
-
-void SparseBranch::hash(Pass& pass, ConstMatrix x, const float* R, int64_t* code) const {
-  Operands operands(pass);
-  hax_lsh_hash_forward_args args = {};
-  args.struct_size = sizeof args;
-  args.x = operands.in(x, {1, state_size_});
-  args.R = operands.fp32(R, {state_size_, num_hash_});
-  args.cu_seqlens = operands.cu_seqlens();
-  args.code = operands.int64(code, {pass.batch, 1, pass.length});
-  args.statistics = statistics_;
-  operands.run("lsh_hash_forward", hax_lsh_hash_forward_workspace, hax_lsh_hash_forward, args);
+    KeyPatterns& keys = attention_.keys;
+    keys.patterns = patterns_;
+    if ((patterns_ & HAX_PATTERN_SLIDING_WINDOW) != 0) keys.window = budget_;
+    if ((patterns_ & HAX_PATTERN_SINK) != 0) keys.sink = budget_;
+    if ((patterns_ & HAX_PATTERN_DILATED) != 0) keys.dilation = dilation_;
+    const bool scores = (patterns_ & HAX_PATTERN_KEY_SELECTION) != 0;
+    if (scores) pass.branch(Branch::kScores, [&] { choose_by_score(pass); });
+    if ((patterns_ & HAX_PATTERN_LSH) != 0) choose_by_hash(pass);
+    if (scores) pass.join(Branch::kScores);
+    // The ranking loss is no part of the activations' way: its gradient is there as soon as itself.
+    if (scores && pass.training) {
+      pass.branch(Branch::kWeights, [&] {
+        rank(pass);
+        rank_backward(pass);
+      });
+    }
+    attend(pass, attention_);
+  });
 }
 
 void SparseBranch::choose_by_hash(Pass& pass) {
@@ -129,16 +126,24 @@ void SparseBranch::choose_by_hash(Pass& pass) {
   auto* end = pass.arena.take<int32_t>(pass.tokens());
 
   const Arena::Scope scope(pass.arena);
-  auto* code_q = pass.arena.take<int64_t>(pass.tokens());
-  auto* code_k = pass.arena.take<int64_t>(pass.tokens());
-  hash(pass, attention_.q, R_, code_q);
-  hash(pass, attention_.k, R_, code_k);
-
+  auto* codes = pass.arena.take<int64_t>(2 * pass.tokens());
+  {
+    // Keys and queries lie side by side, as two heads would.
+    Operands operands(pass);
+    hax_lsh_hash_forward_args args = {};
+    args.struct_size = sizeof args;
+    args.x = operands.in(kq_, {2, state_size_});
+    args.R = operands.fp32(R_, {state_size_, num_hash_});
+    args.cu_seqlens = operands.cu_seqlens();
+    args.code = operands.int64(codes, {pass.batch, 2, pass.length});
+    args.statistics = statistics_;
+    operands.run("lsh_hash_forward", hax_lsh_hash_forward_workspace, hax_lsh_hash_forward, args);
+  }
   Operands operands(pass);
   hax_lsh_bucket_forward_args args = {};
   args.struct_size = sizeof args;
-  args.code_q = operands.int64(code_q, {pass.batch, 1, pass.length});
-  args.code_k = operands.int64(code_k, {pass.batch, 1, pass.length});
+  args.code_q = operands.int64_head(codes, 1, 2);
+  args.code_k = operands.int64_head(codes, 0, 2);
   args.cu_seqlens = operands.cu_seqlens();
   args.key_order = operands.int32(key_order, {pass.batch, 1, pass.length});
   args.begin = operands.int32(begin, {pass.batch, 1, pass.length});
@@ -247,15 +252,20 @@ void SparseBranch::rank_backward(Pass& pass) {
                args);
 }
 
-void SparseBranch::backward(Pass& pass, ConstMatrix x, ConstMatrix d_o, Matrix dx) {
-  if (ranking_.loss != nullptr) rank_backward(pass);
-  const Arena::Scope scope(pass.arena);
-  const Matrix dkq = pass.arena.matrix(pass.tokens(), 2 * state_size_);
-  const Matrix dv = pass.arena.matrix(pass.tokens(), channels_);
-  attend_backward(pass, attention_, d_o, dkq.slice(state_size_, state_size_),
-                  dkq.slice(0, state_size_), dv);
-  pass.backend.add(1.0f, dv, dx);
-  linear_backward(pass, x, xx_proj_, dkq, 1.0f, dx);
+void SparseBranch::backward(Pass& pass, ConstTokens d_o) {
+  dkq_ = pass.arena.tokens(pass.tokens(), 2 * state_size_);
+  dv_ = pass.arena.tokens(pass.tokens(), channels_);
+  pass.branch(Branch::kAttention, [&] {
+    attend_backward(pass, attention_, d_o, dkq_.slice(state_size_, state_size_),
+                    dkq_.slice(0, state_size_), dv_);
+    linear_backward_input(pass, xx_proj_, dkq_, dv_, dv_);
+  });
+}
+
+void SparseBranch::add_gradient(Pass& pass, ConstTokens x, Tokens dx) {
+  join(pass);
+  linear_backward_weight(pass, x, xx_proj_, dkq_);
+  pass.backend.add(dv_, dx);
 }
 
 }  // namespace joint_recall

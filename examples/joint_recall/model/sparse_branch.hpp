@@ -19,14 +19,19 @@ class SparseBranch {
 
   bool present() const { return patterns_ != 0; }
   // The hash projection and the ranking loss's picks.
-  void draw(Pass& pass);
-  // x: the convolution's output, one row per token; it has to stay as it is until backward.
-  void forward(Pass& pass, ConstMatrix x);
-  // dx += the gradient that comes through the attention.
-  void backward(Pass& pass, ConstMatrix x, ConstMatrix d_o, Matrix dx);
+  void prepare(Pass& pass);
+  // Begins the attention beside the main line. x: the convolution's output, one row per token; it has
+  // to stay as it is until backward.
+  void forward(Pass& pass, ConstTokens x);
+  // Begins the attention's gradients.
+  void backward(Pass& pass, ConstTokens d_o);
+  // Waits for the attention: after forward before output() is read, ...
+  void join(Pass& pass) const { pass.join(Branch::kAttention); }
+  // ... after backward to let dx += the gradient that comes through the attention.
+  void add_gradient(Pass& pass, ConstTokens x, Tokens dx);
 
   // The output, scaled by E where it joins the layer; absent without sparse attention.
-  ConstMatrix output() const { return attention_.o; }
+  ConstTokens output() const { return attention_.o; }
   const Weight& E() const { return E_; }
   const Attention* attention() const { return present() ? &attention_ : nullptr; }
   const float* ranking_loss() const { return ranking_.loss; }
@@ -40,7 +45,6 @@ class SparseBranch {
     float* loss = nullptr;    // one number
   };
 
-  void hash(Pass& pass, ConstMatrix x, const float* R, int64_t* code) const;
   void choose_by_hash(Pass& pass);
   void choose_by_score(Pass& pass);
   void rank(Pass& pass);
@@ -62,7 +66,8 @@ class SparseBranch {
   Weight W1_, b1_, W2_, b2_, W3_, b3_;
 
   const float* R_ = nullptr;  // hash projection of the pass
-  Matrix kq_;                 // keys, then queries
+  Tokens kq_;                 // keys, then queries
+  Tokens dkq_, dv_;           // their gradients; that of the values, to which theirs joins
   Attention attention_;
   Ranking ranking_;
 };

@@ -17,12 +17,12 @@ class Transform {
   virtual ~Transform() = default;
 
   virtual void bind(const ParameterStore& store) = 0;
-  // Draws the pass's random numbers, before forward and whatever forward is part of.
-  virtual void draw(Pass&) {}
-  // out += f(x). x is overwritten with what backward reads of it.
-  virtual void forward(Pass& pass, Matrix x, Matrix out) = 0;
+  // Queues what doesn't depend on activations, before all forwards: random numbers, say.
+  virtual void prepare(Pass&) {}
+  // out = hidden + f(x). x is overwritten with what backward reads of it.
+  virtual void forward(Pass& pass, Tokens x, ConstTokens hidden, Tokens out) = 0;
   // dx = f'(x) d_out, and the parameters' gradients grow by theirs (and by the ranking loss's).
-  virtual void backward(Pass& pass, ConstMatrix d_out, Matrix dx) = 0;
+  virtual void backward(Pass& pass, ConstTokens d_out, Tokens dx) = 0;
 
   // After a training forward: the ranking loss on the device, null for a layer without.
   virtual const float* ranking_loss() const { return nullptr; }

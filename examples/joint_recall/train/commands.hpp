@@ -11,6 +11,9 @@ void add_train_command(CLI::App& app, int& exit_code);
 void add_create_dataset_command(CLI::App& app, int& exit_code);
 void add_eval_command(CLI::App& app, int& exit_code);
 void add_dump_command(CLI::App& app, int& exit_code);
+void add_sweep_command(CLI::App& app, int& exit_code);
+void add_profile_command(CLI::App& app, int& exit_code);
+void add_report_command(CLI::App& app, int& exit_code);
 
 inline constexpr int kStoppedExitCode = 128;  // plus the signal's number
 

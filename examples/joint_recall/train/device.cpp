@@ -8,9 +8,6 @@
 #include "train/error.hpp"
 
 namespace joint_recall {
-namespace {
-
-// N of cuda:N, 0 of cuda, -1 of cpu.
 int gpu_number(const std::string& device) {
   if (device == "cpu") return -1;
   if (device == "cuda") return 0;
@@ -22,8 +19,6 @@ int gpu_number(const std::string& device) {
   }
   return std::stoi(device.substr(5));
 }
-
-}  // namespace
 
 #ifdef JOINT_RECALL_WITH_CUDA
 void check_device(const std::string& device) {
@@ -48,6 +43,17 @@ std::shared_ptr<Backend> make_backend(const std::string& device, Precision preci
 }
 
 bool has_gpu() { return count_gpus() > 0; }
+
+std::vector<std::string> all_devices() {
+  std::vector<std::string> devices;
+  for (int i = 0; i < count_gpus(); ++i) devices.push_back(fmt::format("cuda:{}", i));
+  return devices.empty() ? std::vector<std::string>{"cpu"} : devices;
+}
+
+std::string device_name(const std::string& device) {
+  const int number = gpu_number(device);
+  return number < 0 ? "CPU" : gpu_name(number);
+}
 #else
 void check_device(const std::string& device) {
   if (gpu_number(device) < 0) return;
@@ -62,6 +68,8 @@ std::shared_ptr<Backend> make_backend(const std::string& device, Precision, int 
 }
 
 bool has_gpu() { return false; }
+std::vector<std::string> all_devices() { return {"cpu"}; }
+std::string device_name(const std::string&) { return "CPU"; }
 #endif
 
 std::string default_device() { return has_gpu() ? "cuda" : "cpu"; }

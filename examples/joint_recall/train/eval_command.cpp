@@ -57,11 +57,11 @@ int run_eval(const EvalOptions& options) {
                      options.num_threads);
   const Split& split = dataset.split(options.split);
   ProgressBar bar(fmt::format("{} items", to_string(options.split)), split.size());
-  const auto result =
-      evaluate(*loaded.model, split, options.bsz, options.packing, [&](int64_t items) {
-        bar.update(items);
-        return stop_signal() == 0;
-      });
+  const auto result = evaluate(*loaded.model, ResidentSplit(loaded.model->backend(), split),
+                               options.bsz, options.packing, [&](int64_t items) {
+                                 bar.update(items);
+                                 return stop_signal() == 0;
+                               });
   bar.clear();
   if (!result) return kStoppedExitCode + stop_signal();
   say("checkpoint: {} (step {})", options.checkpoint, loaded.info.state.step);

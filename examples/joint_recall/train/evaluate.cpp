@@ -1,6 +1,57 @@
 #include "train/evaluate.hpp"
 
+#include <algorithm>
+
 namespace joint_recall {
+namespace {
+
+// Of a packed batch: smaller ones don't fill a GPU where no backward follows.
+constexpr int64_t kLeastItems = 256;
+
+// Of the batches seen; counts are small enough to be exact.
+struct Sums {
+  double loss = 0.0;
+  double asked = 0.0;
+  double accuracy = 0.0;
+  double items = 0.0;
+  std::map<std::pair<int, int>, Evaluation::Table> by_table;
+
+  Evaluation means() const {
+    return {.items = static_cast<int64_t>(items),
+            .loss = loss / asked,
+            .accuracy = accuracy / items,
+            .by_table = by_table};
+  }
+};
+
+BatchSource evaluation_batches(const ResidentSplit& resident, int64_t bsz, bool packing) {
+  return {resident.split(), packing ? std::max(bsz, kLeastItems) : bsz, Repeat::kOnce, packing};
+}
+
+void add_batch(Model& model, const ResidentSplit& resident, const BatchSource& source,
+               int64_t number, Sums& sums) {
+  const ItemBatch batch = source.items(resident, number);
+  const EvalResult result = model.evaluate(batch, static_cast<uint64_t>(number));
+  const auto asked = static_cast<double>(result.targets.size());
+  sums.loss += result.loss * asked;
+  sums.asked += asked;
+  size_t j = 0;
+  for (const int64_t index : batch.index) {
+    const ItemShape shape = resident.split().order().shape(index);
+    int64_t right = 0;
+    for (int ask = 0; ask < shape.asked_count(); ++ask, ++j) {
+      right += result.predictions[j] == result.targets[j];
+    }
+    const double accuracy = static_cast<double>(right) / shape.asked_count();
+    Evaluation::Table& table = sums.by_table[{shape.n_context, shape.n_key}];
+    ++table.items;
+    table.accuracy_sum += accuracy;
+    sums.accuracy += accuracy;
+  }
+  sums.items += static_cast<double>(batch.items());
+}
+
+}  // namespace
 
 BatchView BatchSource::view(int64_t number) {
   if (packing_) {
@@ -11,37 +62,36 @@ BatchView BatchSource::view(int64_t number) {
   return view_of(padded_);
 }
 
-std::optional<Evaluation> evaluate(Model& model, const Split& split, int64_t bsz, bool packing,
-                                   const EvaluationProgress& progress) {
-  BatchSource source(split, bsz, Repeat::kOnce, packing);
-  Evaluation total;
-  double loss_sum = 0.0;
-  double accuracy_sum = 0.0;
-  int64_t asked = 0;
-  for (int64_t number = 0; number < source.batches().batches_per_pass(); ++number) {
-    if (progress && !progress(total.items)) return std::nullopt;
-    const BatchView view = source.view(number);
-    const EvalResult result = model.evaluate(view, static_cast<uint64_t>(number));
-    const auto batch_asked = static_cast<int64_t>(view.asked_targets.size());
-    loss_sum += result.loss * static_cast<double>(batch_asked);
-    asked += batch_asked;
-    for (int64_t i = 0; i < view.items(); ++i) {
-      int64_t right = 0;
-      const int32_t begin = view.asked_offsets[i];
-      const int32_t end = view.asked_offsets[i + 1];
-      for (int32_t j = begin; j < end; ++j) right += result.predictions[j] == view.asked_targets[j];
-      const double accuracy = static_cast<double>(right) / (end - begin);
-      const ItemShape shape = split.order().shape(source.batches().item_index(number, i));
-      Evaluation::Table& table = total.by_table[{shape.n_context, shape.n_key}];
-      ++table.items;
-      table.accuracy_sum += accuracy;
-      accuracy_sum += accuracy;
-    }
-    total.items += view.items();
+ItemBatch BatchSource::items(const ResidentSplit& split, int64_t number) const {
+  ItemBatch batch = {.source = &split, .index = {}, .packing = packing_};
+  for (int64_t i = 0; i < batches_.batch_items(number); ++i) {
+    batch.index.push_back(batches_.item_index(number, i));
   }
-  total.loss = loss_sum / static_cast<double>(asked);
-  total.accuracy = accuracy_sum / static_cast<double>(total.items);
-  return total;
+  return batch;
+}
+
+std::optional<Evaluation> evaluate(Model& model, const ResidentSplit& resident, int64_t bsz,
+                                   bool packing, const EvaluationProgress& progress) {
+  const BatchSource source = evaluation_batches(resident, bsz, packing);
+  Sums sums;
+  for (int64_t number = 0; number < source.batches().batches_per_pass(); ++number) {
+    if (progress && !progress(static_cast<int64_t>(sums.items))) return std::nullopt;
+    add_batch(model, resident, source, number, sums);
+  }
+  return sums.means();
+}
+
+Evaluation evaluate_together(Model& model, const ResidentSplit& resident, int64_t bsz, bool packing,
+                             const Ranks& ranks) {
+  const BatchSource source = evaluation_batches(resident, bsz, packing);
+  Sums sums;
+  for (int64_t number = ranks.rank(); number < source.batches().batches_per_pass();
+       number += ranks.size()) {
+    add_batch(model, resident, source, number, sums);
+  }
+  double numbers[] = {sums.loss, sums.asked, sums.accuracy, sums.items};
+  ranks.sum(std::span<double>(numbers));
+  return Sums{numbers[0], numbers[1], numbers[2], numbers[3], {}}.means();
 }
 
 std::vector<int> item_predictions(Model& model, const Split& split, int64_t index) {

@@ -21,10 +21,11 @@ namespace {
 std::optional<Evaluation> measure(Model& model, const Split& split, SplitName name,
                                   const TrainSettings& settings) {
   ProgressBar bar(fmt::format("{} items", to_string(name)), split.size());
-  return evaluate(model, split, settings.bsz, settings.packing, [&](int64_t items) {
-    bar.update(items);
-    return stop_signal() == 0;
-  });
+  return evaluate(model, ResidentSplit(model.backend(), split), settings.bsz, settings.packing,
+                  [&](int64_t items) {
+                    bar.update(items);
+                    return stop_signal() == 0;
+                  });
 }
 
 struct Chosen {

@@ -22,6 +22,8 @@ int64_t size_or_zero(const std::filesystem::path& path) {
   return none ? 0 : static_cast<int64_t>(size);
 }
 
+}  // namespace
+
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);
   std::tm utc{};
@@ -30,8 +32,6 @@ std::string utc_now() {
   std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
   return text;
 }
-
-}  // namespace
 
 MetricsLog::MetricsLog(const std::filesystem::path& folder, const RunState& state)
     : jsonl_(folder / kJsonlName, state.jsonl_bytes),

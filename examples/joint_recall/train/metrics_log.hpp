@@ -16,6 +16,8 @@ inline constexpr const char* kJsonlName = "metrics.jsonl";
 inline constexpr const char* kCsvName = "metrics.csv";
 inline constexpr const char* kTimingName = "timing.jsonl";
 
+std::string utc_now();  // "2026-01-31T12:34:56Z"
+
 struct MetricsRecord {
   int64_t step = 0;
   bool validation = false;  // else means over the training steps since the record before

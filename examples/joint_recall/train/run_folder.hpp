@@ -2,9 +2,11 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "data/files.hpp"
+#include "ranks/ranks.hpp"
 
 namespace joint_recall {
 
@@ -15,12 +17,14 @@ inline constexpr const char* kCurvesName = "curves.svg";
 inline constexpr const char* kAttentionName = "attention.svg";
 inline constexpr const char* kItemName = "item.svg";
 
-// Held by one program at a time.
+// Held by one program at a time; of several ranks, by the first, which alone writes to it.
 struct RunFolder {
   std::filesystem::path path;
-  FolderLock lock;
+  std::optional<FolderLock> lock;
 
-  explicit RunFolder(const std::filesystem::path& folder) : path(folder), lock(folder) {}
+  RunFolder(const std::filesystem::path& folder, const Ranks& ranks) : path(folder) {
+    if (ranks.first()) lock.emplace(folder);
+  }
   std::filesystem::path operator/(const char* name) const { return path / name; }
 };
 

@@ -74,6 +74,7 @@ TrainSettings resolve_settings(const TrainFlags& flags, bool quick) {
 void check_settings(const TrainSettings& settings) {
   check_at_least("step", settings.step, 1);
   check_at_least("warmup_step", settings.warmup_step, 0);
+  check_at_least("decay_step", settings.decay_step, 0);
   check_at_least("valid_step", settings.valid_step, 1);
   check_at_least("bsz", settings.bsz, 1);
   check_at_least("grad_acc", settings.grad_acc, 1);

@@ -19,6 +19,7 @@ struct TrainSettings {
   double gate_loss_weight = 0.1;
   int64_t step = 400000;
   int64_t warmup_step = 5000;
+  int64_t decay_step = 0;
   int64_t valid_step = 500;
   int64_t bsz = 64;
   int64_t grad_acc = 1;
@@ -108,6 +109,9 @@ void visit_own_fields(Visit&& visit) {
   visit(
       "packing", "Items end to end (default); --no-packing pads each to the longest", Keep::kFixed,
       [](auto& s) -> auto& { return s.packing; });
+  visit(
+      "decay_step", "Last steps of --step over which the learning rate falls to 0; 0: constant",
+      Keep::kFixed, [](auto& s) -> auto& { return s.decay_step; });
   visit(
       "double_width", "Twice the hidden size (default: only without sparse attention)",
       Keep::kFixed, [](auto& s) -> auto& { return s.double_width; });

@@ -1,12 +1,15 @@
 #include <fmt/format.h>
 
 #include <csignal>
+#include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "data/dataset.hpp"
 #include "data/dataset_error.hpp"
 #include "data/files.hpp"
 #include "data/manifest.hpp"
+#include "ranks/gradient_sum.hpp"
 #include "train/commands.hpp"
 #include "train/device.hpp"
 #include "train/error.hpp"
@@ -14,6 +17,7 @@
 #include "train/report.hpp"
 #include "train/run_files.hpp"
 #include "train/stop_signal.hpp"
+#include "train/train_flags.hpp"
 #include "train/trainer.hpp"
 
 namespace joint_recall {
@@ -28,34 +32,6 @@ constexpr const char* kAbout =
     "The defaults shown are the paper's, which --no-quick turns on. Ctrl-C saves and exits; "
     "--resume goes on "
     "with equal bits.";
-
-template <class T>
-void add_field(CLI::App& command, const std::string& group, TrainFlags& flags, const char* name,
-               const char* help, T& value) {
-  if constexpr (std::is_same_v<T, bool>) {
-    const auto setter = [&flags, &value, name](bool chosen) {
-      return [&flags, &value, name, chosen] {
-        value = chosen;
-        flags.given.insert(name);
-      };
-    };
-    CLI::Option* on = command.add_flag_callback(fmt::format("--{}", name), setter(true), help);
-    command.add_flag_callback(fmt::format("--no-{}", name), setter(false))
-        ->group(group)
-        ->excludes(on);
-    on->group(group);
-  } else {
-    const auto set = [&flags, &value, name](const std::string& text) {
-      parse_field(name, text, value);
-      flags.given.insert(name);
-    };
-    CLI::Option* option =
-        command.add_option_function<std::string>(fmt::format("--{}", name), set, help)
-            ->group(group);
-    const std::string text = field_text(value);
-    if (!text.empty()) option->default_str(text);
-  }
-}
 
 std::string describe(const ModelConfig& model) {
   std::string text = fmt::format("{} of width {}, {} layers", to_string(model.base_arch),
@@ -108,8 +84,9 @@ Dataset open_training_data(const TrainSettings& settings, bool make_quick_data) 
 }
 
 // Before a folder is made for the run.
-void check_fits(const Dataset& dataset, const TrainSettings& settings) {
-  BatchIterator(dataset.train, settings.bsz, Repeat::kForever);
+void check_fits(const Dataset& dataset, const TrainSettings& settings, const Ranks& ranks) {
+  BatchIterator(dataset.train, settings.bsz, Repeat::kForever,
+                {.index = ranks.rank(), .count = ranks.size()});
   const int tokens = dataset.vocabulary().size();
   if (tokens > settings.model.vocab_size) {
     throw TrainError(fmt::format(
@@ -120,42 +97,85 @@ void check_fits(const Dataset& dataset, const TrainSettings& settings) {
 }
 
 int stopped(const RunFolder& folder, const Dataset& dataset, const CheckpointInfo& info) {
+  const int signal = stop_signal() == 0 ? SIGTERM : stop_signal();  // 0: it came to another rank
   say("stopped by {} after step {} of {}; everything is saved in {}",
-      stop_signal() == SIGINT ? "Ctrl-C" : "SIGTERM", info.state.step, info.settings.step,
+      signal == SIGINT ? "Ctrl-C" : "SIGTERM", info.state.step, info.settings.step,
       folder.path.string());
   draw_curves(folder, dataset, info);
   say("to go on: {} train --resume {} --data_dir {}", program_name(),
       shell_quoted(folder.path.string()), shell_quoted(info.settings.data_dir));
-  return kStoppedExitCode + stop_signal();
+  return kStoppedExitCode + signal;
+}
+
+// What ranks must have in common to be one run.
+void agree(const Ranks& ranks, const Model& model, const CheckpointInfo& info) {
+  ranks.agree("command line, or checkpoint", settings_to_json(info.settings));
+  ranks.agree("data set", fmt::format("{}", info.dataset.checksum));
+  std::string weights = fmt::format("{} ", info.state.step);
+  for (const Parameter& parameter : model.parameters()) {
+    for (const float value : model.get(parameter, ParameterPart::kValue)) {
+      weights += fmt::format("{} ", value);
+    }
+  }
+  ranks.agree("initial model", weights);
 }
 
 int train_and_finish(const RunFolder& folder, const Dataset& dataset, Model& model,
-                     const CheckpointInfo& info) {
-  Trainer trainer(folder, dataset, model, info);
-  if (!trainer.run() || !finish_run(folder, dataset, model, trainer.info())) {
+                     const CheckpointInfo& info, const Ranks& ranks, const Backend& backend) {
+  agree(ranks, model, info);
+  model.set_gradient_sum(make_gradient_sum(ranks, backend));
+  Trainer trainer(folder, dataset, model, info, ranks);
+  const bool trained = trainer.run();
+  if (!ranks.first()) return trained ? 0 : kStoppedExitCode + SIGTERM;
+  if (!trained || !finish_run(folder, dataset, model, trainer.info())) {
     return stopped(folder, dataset, trainer.info());
   }
   return 0;
 }
 
-int start(const TrainFlags& flags) {
+// The first rank opens it first, since it makes it where it is missing.
+Dataset open_in_turn(const Ranks& ranks, const TrainSettings& settings, bool make_quick_data) {
+  std::optional<Dataset> dataset;
+  if (ranks.first()) dataset = open_training_data(settings, make_quick_data);
+  ranks.broadcast("");
+  return dataset ? *dataset : open_training_data(settings, make_quick_data);
+}
+
+std::shared_ptr<Backend> backend_for(const TrainSettings& settings) {
+  return make_backend(settings.device, settings.model.precision,
+                      static_cast<int>(settings.num_threads));
+}
+
+// Each rank has its own GPU.
+void choose_device(TrainSettings& settings, const Ranks& ranks) {
+  if (ranks.started_as_rank() && settings.device == "cuda") {
+    settings.device = fmt::format("cuda:{}", ranks.local_rank());
+  }
+  check_device(settings.device);
+}
+
+int start(const TrainFlags& flags, const Ranks& ranks) {
   const bool quick = flags.quick.value_or(!has_gpu() || !flags.has("data_dir"));
-  const TrainSettings settings = resolve_settings(flags, quick);
+  TrainSettings settings = resolve_settings(flags, quick);
+  choose_device(settings, ranks);
   if (quick) say_quick(settings);
-  const Dataset dataset = open_training_data(settings, quick && !flags.has("data_dir"));
-  check_fits(dataset, settings);
-  Model model(settings.model,
-              make_backend(settings.device, settings.model.precision,
-                           static_cast<int>(settings.num_threads)),
-              settings.seed);
+  const Dataset dataset = open_in_turn(ranks, settings, quick && !flags.has("data_dir"));
+  check_fits(dataset, settings, ranks);
+  const std::shared_ptr<Backend> backend = backend_for(settings);
+  Model model(settings.model, backend, settings.seed);
   model.initialise();
 
-  const RunFolder folder(make_run_folder(settings.save_dir, run_name(settings)));
+  std::string made;
+  if (ranks.first()) made = make_run_folder(settings.save_dir, run_name(settings)).string();
+  const RunFolder folder(ranks.broadcast(made), ranks);
   say("model: {}; {} parameters", describe(settings.model), grouped(model.trainable_count()));
   say("data: {}, {} training, {} validation, {} test items", settings.data_dir,
       grouped(dataset.train.size()), grouped(dataset.valid.size()), grouped(dataset.test.size()));
+  if (ranks.several())
+    say("{} ranks, {} items a step each", ranks.size(), settings.bsz / ranks.size());
   say("run: {}", folder.path.string());
-  return train_and_finish(folder, dataset, model, {settings, identify(dataset), {}});
+  return train_and_finish(folder, dataset, model, {settings, identify(dataset), {}}, ranks,
+                          *backend);
 }
 
 // Killed between the last checkpoint and the best of the same step, a run has the best in the last.
@@ -173,11 +193,12 @@ void repair_best(const RunFolder& folder, const Model& model, const CheckpointIn
   }
 }
 
-int resume(const TrainFlags& flags) {
-  const RunFolder folder(find_run_folder(flags.resume));
+int resume(const TrainFlags& flags, const Ranks& ranks) {
+  const RunFolder folder(find_run_folder(flags.resume), ranks);
   const Checkpoint checkpoint(folder / kLastName);
   CheckpointInfo info = checkpoint.info();
   info.settings = resume_settings(flags, info.settings, checkpoint.path());
+  choose_device(info.settings, ranks);
   const TrainSettings& settings = info.settings;
   if (settings.step < info.state.step) {
     throw TrainError(fmt::format("--step: {} is at step {} already, got {}", checkpoint.path(),
@@ -188,14 +209,13 @@ int resume(const TrainFlags& flags) {
     throw TrainError(fmt::format("--data_dir: {} is not the data set of {}: {}", settings.data_dir,
                                  checkpoint.path(), difference(found, info.dataset)));
   }
-  Model model(settings.model,
-              make_backend(settings.device, settings.model.precision,
-                           static_cast<int>(settings.num_threads)),
-              settings.seed);
+  check_fits(dataset, settings, ranks);
+  const std::shared_ptr<Backend> backend = backend_for(settings);
+  Model model(settings.model, backend, settings.seed);
   checkpoint.restore(model);
-  repair_best(folder, model, info);
+  if (ranks.first()) repair_best(folder, model, info);
   say("resuming {} after step {} of {}", folder.path.string(), info.state.step, settings.step);
-  return train_and_finish(folder, dataset, model, info);
+  return train_and_finish(folder, dataset, model, info, ranks, *backend);
 }
 
 }  // namespace
@@ -204,28 +224,25 @@ void add_train_command(CLI::App& app, int& exit_code) {
   CLI::App* command = add_subcommand(app, "train", "Train a model");
   const auto flags = std::make_shared<TrainFlags>();
   command->footer(kAbout);
-  std::string group = "The official trainer's options";
-  const auto add = [&](const char* name, const char* help, Keep, auto access) {
-    add_field(*command, group, *flags, name, help, access(flags->value));
-  };
-  visit_official_fields(add);
-  group = "Own options";
+  add_train_options(*command, *flags);
   CLI::Option* quick = command->add_flag_callback(
       "--quick", [flags] { flags->quick = true; },
       "The quick setting (default without --data_dir, or without a GPU)");
-  quick->group(group);
+  quick->group(kOwnOptions);
   command
       ->add_flag_callback(
           "--no-quick", [flags] { flags->quick = false; }, "The paper's setting")
-      ->group(group)
+      ->group(kOwnOptions)
       ->excludes(quick);
   command->add_option("--resume", flags->resume, "Folder of a run: go on after its last checkpoint")
-      ->group(group);
-  visit_own_fields(add);
+      ->group(kOwnOptions);
   command->callback([flags, &exit_code] {
     catch_stop_signals();
     try {
-      exit_code = flags->resume.empty() ? start(*flags) : resume(*flags);
+      const Ranks ranks(find_rank_place());
+      // Lines for people are the first rank's.
+      if (!ranks.first() && std::freopen("/dev/null", "w", stdout) == nullptr) std::fclose(stdout);
+      exit_code = flags->resume.empty() ? start(*flags, ranks) : resume(*flags, ranks);
     } catch (const DatasetError&) {
       if (stop_signal() == 0) throw;
       say("stopped while the data set was made; nothing is left behind");

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
+#include "model/operation.hpp"
 #include "train/error.hpp"
 #include "train/report.hpp"
 #include "train/stop_signal.hpp"
@@ -23,24 +25,35 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }  // namespace
 
 double learning_rate(const TrainSettings& settings, int64_t step) {
-  if (step > settings.warmup_step) return settings.lr;
-  return settings.lr * static_cast<double>(step - 1) / static_cast<double>(settings.warmup_step);
+  if (step <= settings.warmup_step) {
+    return settings.lr * static_cast<double>(step - 1) / static_cast<double>(settings.warmup_step);
+  }
+  const int64_t left = settings.step - step + 1;
+  if (left >= settings.decay_step) return settings.lr;
+  return settings.lr * static_cast<double>(left) / static_cast<double>(settings.decay_step);
 }
 
 Trainer::Trainer(const RunFolder& folder, const Dataset& dataset, Model& model,
-                 const CheckpointInfo& info)
+                 const CheckpointInfo& info, const Ranks& ranks)
     : folder_(folder),
-      dataset_(dataset),
       model_(model),
+      train_(model.backend(), dataset.train),
+      valid_(model.backend(), dataset.valid),
       info_(info),
-      batches_(dataset.train, info.settings.bsz, Repeat::kForever, info.settings.packing),
-      metrics_(folder.path, info.state) {}
+      batches_(dataset.train, info.settings.bsz, Repeat::kForever, info.settings.packing,
+               {.index = ranks.rank(), .count = ranks.size()}),
+      ranks_(ranks) {
+  if (ranks.first()) metrics_.emplace(folder.path, info.state);
+}
+
+// Ranks learn of it at the same step.
+bool Trainer::stopped() { return ranks_.several() ? told_to_stop_ : stop_signal() != 0; }
 
 bool Trainer::run() {
   ProgressBar bar("step", settings_.step, state_.step);
   save();
   collected_ = Clock::now();
-  while (stop_signal() == 0) {
+  while (!stopped()) {
     if (validation_due()) {
       bar.clear();
       if (!validate()) break;
@@ -63,21 +76,35 @@ bool Trainer::run() {
 }
 
 void Trainer::update() {
+  const OperationScope scope({.name = "training step"});
   const int64_t step = state_.step + 1;
+  const double lr = learning_rate(settings_, step);
   for (int64_t i = 0; i < settings_.grad_acc; ++i) {
-    model_.queue(batches_.view((step - 1) * settings_.grad_acc + i),
-                 {.step = step,
-                  .index = static_cast<int32_t>(i),
-                  .count = static_cast<int32_t>(settings_.grad_acc),
-                  .gate_loss_weight = settings_.gate_loss_weight});
+    const int64_t number = (step - 1) * settings_.grad_acc + i;
+    const ItemBatch batch = batches_.items(train_, number);
+    const BatchShare share = batches_.batches().share(number);
+    shares_.push_back(share.asked);
+    const int64_t padded = train_.split().padded_length() - 1;
+    const MicroStep micro_step = {
+        .step = step,
+        .index = static_cast<int32_t>(i),
+        .count = static_cast<int32_t>(settings_.grad_acc),
+        .gate_loss_weight = settings_.gate_loss_weight / ranks_.size(),
+        .loss_share = share.asked,
+        .first_token = settings_.packing ? share.inputs_before : share.items_before * padded};
+    if (settings_.grad_acc == 1) {
+      model_.queue_step(batch, micro_step, lr);
+    } else {
+      model_.queue(batch, micro_step);
+    }
   }
-  model_.apply(step, learning_rate(settings_, step));
+  if (settings_.grad_acc > 1) model_.apply(step, lr);
   state_.step = step;
   ++uncollected_;
 }
 
 void Trainer::collect() {
-  const std::vector<StepResult> results = model_.take_results();
+  const std::vector<StepResult> results = take_results();
   const int64_t first_step = state_.step - uncollected_ + 1;
   for (int64_t i = 0; i < uncollected_; ++i) {
     latest_ = {};
@@ -111,7 +138,28 @@ void Trainer::collect() {
   collected_ = Clock::now();
 }
 
+std::vector<StepResult> Trainer::take_results() {
+  std::vector<StepResult> results = model_.take_results();
+  const std::vector<double> shares = std::exchange(shares_, {});
+  if (!ranks_.several()) return results;
+  std::vector<double> numbers = {stop_signal() == 0 ? 0.0 : 1.0};
+  for (size_t i = 0; i < results.size(); ++i) {
+    numbers.push_back(results[i].loss * shares[i]);
+    numbers.push_back(results[i].gate_loss / ranks_.size());
+    numbers.push_back(results[i].accuracy / ranks_.size());
+  }
+  ranks_.sum(std::span<double>(numbers));
+  told_to_stop_ = told_to_stop_ || numbers[0] > 0.0;
+  for (size_t i = 0; i < results.size(); ++i) {
+    results[i].loss = numbers[1 + 3 * i];
+    results[i].gate_loss = numbers[2 + 3 * i];
+    results[i].accuracy = numbers[3 + 3 * i];
+  }
+  return results;
+}
+
 bool Trainer::collection_due() const {
+  if (ranks_.several()) return state_.step % settings_.log_step == 0;  // at the same step on all
   return state_.step % settings_.log_step == 0 || seconds_since(collected_) > kCollectSeconds;
 }
 
@@ -127,13 +175,15 @@ std::string Trainer::speed() const {
 
 void Trainer::log_steps() {
   const auto steps = static_cast<double>(state_.sums.steps);
-  metrics_.add({.step = state_.step,
-                .validation = false,
-                .loss = state_.sums.loss / steps,
-                .gate_loss = state_.sums.gate_loss / steps,
-                .accuracy = state_.sums.accuracy / steps,
-                .lr = learning_rate(settings_, state_.step)});
-  metrics_.add_timing(state_.step, seconds_per_step_, items_per_second());
+  if (metrics_) {
+    metrics_->add({.step = state_.step,
+                   .validation = false,
+                   .loss = state_.sums.loss / steps,
+                   .gate_loss = state_.sums.gate_loss / steps,
+                   .accuracy = state_.sums.accuracy / steps,
+                   .lr = learning_rate(settings_, state_.step)});
+    metrics_->add_timing(state_.step, seconds_per_step_, items_per_second());
+  }
   state_.sums = {};
 }
 
@@ -158,14 +208,19 @@ bool Trainer::finished() const {
 }
 
 bool Trainer::validate() {
+  const OperationScope scope({.name = "validation"});
   collect();
   const Clock::time_point start = Clock::now();
-  ProgressBar bar(fmt::format("validation after step {}:", state_.step), dataset_.valid.size());
-  const std::optional<Evaluation> result =
-      evaluate(model_, dataset_.valid, settings_.bsz, settings_.packing, [&](int64_t items) {
-        bar.update(items);
-        return stop_signal() == 0;
-      });
+  ProgressBar bar(fmt::format("validation after step {}:", state_.step), valid_.split().size());
+  std::optional<Evaluation> result;
+  if (ranks_.several()) {
+    result = evaluate_together(model_, valid_, settings_.bsz, settings_.packing, ranks_);
+  } else {
+    result = evaluate(model_, valid_, settings_.bsz, settings_.packing, [&](int64_t items) {
+      bar.update(items);
+      return stop_signal() == 0;
+    });
+  }
   bar.clear();
   if (!result) return false;
   if (!std::isfinite(result->loss)) {
@@ -174,12 +229,14 @@ bool Trainer::validate() {
                     result->loss, state_.step, (folder_ / kLastName).string(), saved_step_));
   }
 
-  metrics_.add({.step = state_.step,
-                .validation = true,
-                .loss = result->loss,
-                .gate_loss = 0.0,
-                .accuracy = result->accuracy,
-                .lr = 0.0});
+  if (metrics_) {
+    metrics_->add({.step = state_.step,
+                   .validation = true,
+                   .loss = result->loss,
+                   .gate_loss = 0.0,
+                   .accuracy = result->accuracy,
+                   .lr = 0.0});
+  }
   state_.validated_step = state_.step;
   const bool best = state_.best_step == 0 || result->accuracy > state_.best_accuracy;
   if (best) {
@@ -188,7 +245,7 @@ bool Trainer::validate() {
   }
   // In this order: if only the first is written, resuming finds that the best is the last.
   save();
-  if (best) save_best(folder_, model_, info_);
+  if (best && metrics_) save_best(folder_, model_, info_);
 
   shown_ = collected_ = Clock::now();
   say("step {}/{}  validation: loss {:.4f}  accuracy {}{}  took {:.1f} s{}", state_.step,
@@ -203,8 +260,11 @@ void save_best(const RunFolder& folder, const Model& model, CheckpointInfo info)
 }
 
 void Trainer::save() {
-  metrics_.sync(state_);
-  save_checkpoint(folder_ / kLastName, model_, info_);
+  const OperationScope scope({.name = "checkpoint"});
+  if (metrics_) {
+    metrics_->sync(state_);
+    save_checkpoint(folder_ / kLastName, model_, info_);
+  }
   saved_ = Clock::now();
   saved_step_ = state_.step;
 }

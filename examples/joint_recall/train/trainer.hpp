@@ -4,9 +4,11 @@
 #include <chrono>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "data/dataset.hpp"
 #include "model/model.hpp"
+#include "ranks/ranks.hpp"
 #include "train/checkpoint.hpp"
 #include "train/evaluate.hpp"
 #include "train/metrics_log.hpp"
@@ -15,7 +17,8 @@
 
 namespace joint_recall {
 
-// Learning rate of update `step`, counted from 1: it rises from 0 by lr / warmup_step an update.
+// Learning rate of update `step`, counted from 1: it rises from 0 by lr / warmup_step an update,
+// and over the last decay_step updates falls by lr / decay_step each.
 double learning_rate(const TrainSettings& settings, int64_t step);
 
 // The file is that of a run that ends here: it doesn't depend on how long this one goes on.
@@ -24,8 +27,8 @@ void save_best(const RunFolder& folder, const Model& model, CheckpointInfo info)
 class Trainer {
  public:
   // The model holds the weights and moments that belong to info.state.
-  Trainer(const RunFolder& folder, const Dataset& dataset, Model& model,
-          const CheckpointInfo& info);
+  Trainer(const RunFolder& folder, const Dataset& dataset, Model& model, const CheckpointInfo& info,
+          const Ranks& ranks);
 
   // Trains to settings.step or settings.target_accuracy. False when a stop signal came before; everything is saved either way.
   // Throws TrainErrors; checkpoints saved before stay as they are.
@@ -36,9 +39,12 @@ class Trainer {
  private:
   using Clock = std::chrono::steady_clock;
 
+  bool stopped();
   void update();
   // Waits for the steps queued and adds their numbers up.
   void collect();
+  // Of the steps queued, in their order: means over all ranks.
+  std::vector<StepResult> take_results();
   bool collection_due() const;
   void log_steps();
   double items_per_second() const;
@@ -50,15 +56,18 @@ class Trainer {
   void show(ProgressBar& bar);
 
   const RunFolder& folder_;
-  const Dataset& dataset_;
   Model& model_;
+  ResidentSplit train_, valid_;
   CheckpointInfo info_;
   const TrainSettings& settings_ = info_.settings;
   RunState& state_ = info_.state;
   BatchSource batches_;
-  MetricsLog metrics_;
+  const Ranks& ranks_;
+  std::optional<MetricsLog> metrics_;  // of the first rank alone
 
   StepResult latest_;
+  std::vector<double> shares_;     // of this rank in each of the micro-steps queued
+  bool told_to_stop_ = false;      // a signal came to any rank
   int64_t uncollected_ = 0;        // steps queued whose numbers were not looked at
   double seconds_per_step_ = 0.0;  // smoothed; 0: unknown
   int64_t saved_step_ = 0;
