@@ -50,8 +50,6 @@ struct CudaForwardPlan {
   float *made = nullptr, *carried = nullptr, *elapsed = nullptr;
 };
 
-// Not chosen yet: a final state that 98,000 tokens add to without decaying misses its 1e-5 by 8%.
-inline constexpr bool kChooseSegments = false;
 // Warps of 16 channels that 132 multiprocessors hold, and the fewest tokens of a segment. Below both of the other two
 // rings take less: 2.5 ms both at B1 L65536 D4096 (H100), 0.67 against 0.90 at L16384; 1.20 against 0.71 at L131072 D256.
 inline constexpr int64_t kSegmentWarps = 2112, kFewestSegmentTokens = 2048;

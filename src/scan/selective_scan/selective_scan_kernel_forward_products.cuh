@@ -11,9 +11,10 @@ template <class S>
 inline constexpr bool kTensor =
     type_of<typename S::T> == Type::bf16&& S::kLanes == 4 && S::kStates == 4 && S::kVectors;
 
-// An fp32 number as a sum of two of bf16, which keeps 16 bits of it.
+// An fp32 number as a sum of two of bf16, which keeps 17 bits of it.
 __device__ inline uint32_t split_bf16(float value) {
-  const float high = __uint_as_float(__float_as_uint(value) & 0xffff0000u);
+  // Rounded, so that the rest has a bit less.
+  const float high = __uint_as_float((__float_as_uint(value) + 0x8000u) & 0xffff0000u);
   return device::pack_pair<bf16>(high, value - high);
 }
 

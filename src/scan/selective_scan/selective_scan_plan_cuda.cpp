@@ -24,7 +24,6 @@ int64_t well_filling(int64_t wide, int64_t least, int64_t most) {
 CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) {
   constexpr int64_t kChannels = 16, kStates = 16, kTile = 8;
   CudaForwardPlan plan;
-  if (!kChooseSegments) return plan;
   if (p.u.type != Type::bf16 || p.states != kStates || p.sequences.packed() || p.checkpoints) {
     return plan;
   }
