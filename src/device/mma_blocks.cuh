@@ -6,7 +6,7 @@
 namespace hax::device {
 
 // d += a b with a 16 x 8 (row-major), b 8 x 8 (column-major) in bf16, d 16 x 8 in fp32.
-__device__ inline void mma_16x8x8_bf16(float (&d)[4], const uint32_t (&a)[2], uint32_t b) {
+__device__ inline void add_mma_16x8x8_bf16(float (&d)[4], const uint32_t (&a)[2], uint32_t b) {
   asm volatile(
       "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
       "{%0,%1,%2,%3};"

@@ -146,7 +146,7 @@ class TensorProducts {
       if constexpr (kSplit) {
         device::mma_16x8x16<bf16>(to, {low, high, low, high}, outer_[which][j]);
       } else {
-        device::mma_16x8x8_bf16(to, {low, high}, outer_[which][j][0]);
+        device::add_mma_16x8x8_bf16(to, {low, high}, outer_[which][j][0]);
       }
     }
   }
