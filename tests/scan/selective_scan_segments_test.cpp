@@ -13,11 +13,11 @@ SelectiveScanCase long_case(int64_t length, int64_t channels) {
 }
 
 void expect_forward(const SelectiveScanCase& c, const SelectiveScanArgs& a,
-                    const hax_context* context) {
+                    const hax_context* context, double least_tolerance = 0.0) {
   SCOPED_TRACE(describe(c));
   const ScanResult want = oracle_selective_scan(a);
   expect_results(run_selective_scan(a, c.options, context),
-                 {{"y", want.y}, {"final_state", want.final_state}});
+                 {{"y", want.y}, {"final_state", want.final_state}}, least_tolerance);
 }
 
 // Segments of some 2,048 tokens.
@@ -35,7 +35,8 @@ TEST(SelectiveScanSegments, LengthsAndChannels) {
   }
 }
 
-// States that hardly decay, or grow a little, count over many segments.
+// States that hardly decay, or grow a little, count over many segments. The state is then a sum of 98,000 terms of
+// which each has 17 bits.
 TEST(SelectiveScanSegments, LongMemory) {
   const TestContext context;
   const SelectiveScanCase c = long_case(kLength + 100, 4);
@@ -44,7 +45,7 @@ TEST(SelectiveScanSegments, LongMemory) {
     SelectiveScanArgs a = c.values();
     for (double& value : a.A.data) value *= rate;
     a.A = round_to(a.A, kFp32);
-    expect_forward(c, a, context);
+    expect_forward(c, a, context, 2e-5);
   }
 }
 

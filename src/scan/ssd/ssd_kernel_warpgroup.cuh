@@ -38,6 +38,7 @@ __global__ void __launch_bounds__(kWarpgroupThreads, 1)
     constexpr bool kOutput = kPass != Pass::states;
     extern __shared__ __align__(1024) char shared[];
     const WarpgroupMemory<N, kOutput> memory(shared);
+    memory.start();
     const Slot slot(p, plan, blocks, kOutput ? take_slot(plan) : blockIdx.x / kParts);
     const auto for_each_piece = [&](auto&& f) {
       if (kOutput) return slot.for_each_piece(f);

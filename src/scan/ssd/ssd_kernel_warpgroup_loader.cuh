@@ -29,18 +29,20 @@ class ChunkLoader {
 #pragma unroll 1
     for (int64_t t = begin; t < end; t += tokens) {
       tokens = chunk_tokens<kPlain>(p_.checkpoints, t, end);
-      if (loaded_ >= kStages) device::wait_at_barrier(Memory::empty(stage_), kWarpgroupThreads);
+      if (place_.round > 0) {
+        device::wait(memory_.empty(place_.stage), (place_.round - 1) % 2);
+      }
       load(range.row, range.begin + t, tokens);
       device::commit_copies();
       const Steps steps = load_steps(range.row, range.begin + t, tokens);
-      if (loaded_ > 0) hand_on<1>();
+      if (loaded_) hand_on<1>();
       steps_ = steps;
-      stage_ = next_stage(stage_);
-      loaded_ = min(loaded_ + 1, kStages);
+      place_.next();
+      loaded_ = true;
     }
   }
   __device__ void finish() {
-    if (loaded_ > 0) hand_on<0>();
+    if (loaded_) hand_on<0>();
   }
 
  private:
@@ -71,7 +73,7 @@ class ChunkLoader {
     };
     if (warp_ < kWarpgroupUnits) {
       if (!has_unit_) return;
-      load_panel(memory_.x(stage_, warp_), p_.x, head_, first_, p_.width, access_.x);
+      load_panel(memory_.x(place_.stage, warp_), p_.x, head_, first_, p_.width, access_.x);
       return;
     }
     constexpr int kPanels = N / 64;
@@ -79,14 +81,14 @@ class ChunkLoader {
     for (int i = 0; i < (kOutput ? 2 : 1) * kPanels; ++i) {
       if (warp_ - kWarpgroupUnits != i % (4 - kWarpgroupUnits)) continue;
       const int panel = i % kPanels;
-      load_panel(
-          (i < kPanels ? memory_.B(stage_) : memory_.C(stage_)) + panel * Memory::kPanelBytes,
-          i < kPanels ? p_.B : p_.C, group_, panel * 64, p_.states, access_.states);
+      load_panel((i < kPanels ? memory_.B(place_.stage) : memory_.C(place_.stage)) +
+                     panel * Memory::kPanelBytes,
+                 i < kPanels ? p_.B : p_.C, group_, panel * 64, p_.states, access_.states);
     }
   }
 
   __device__ Steps load_steps(int64_t row, int64_t token, int tokens) const {
-    Steps steps{{}, stage_, tokens, rate_, bias_, has_unit_};
+    Steps steps{{}, place_.stage, tokens, rate_, bias_, has_unit_};
     if (has_unit_) steps.raw.load(p_, row, token, tokens, head_);
     return steps;
   }
@@ -100,10 +102,7 @@ class ChunkLoader {
     }
     device::wait_for_copies<Later>();
     device::publish_to_products();
-#pragma unroll
-    for (int u = 0; u < kWarpgroupUnits; ++u) {
-      device::arrive_at_barrier(Memory::full(steps_.stage, u), 2 * kWarpgroup);
-    }
+    device::arrive(memory_.full(steps_.stage));
   }
 
   const ForwardParams& p_;
@@ -111,7 +110,8 @@ class ChunkLoader {
   Memory memory_;
   int warp_, lane_;
   Steps steps_{};  // of the chunk that was loaded last
-  int stage_ = 0, loaded_ = 0;
+  StagePlace place_;
+  bool loaded_ = false;
   // Of the block, then of the warp's unit.
   int64_t group_ = 0, head_ = 0;
   int first_ = 0;

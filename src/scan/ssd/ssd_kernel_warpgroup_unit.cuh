@@ -51,7 +51,7 @@ class WarpgroupUnit : public UnitState<N> {
     for (int64_t t = begin; t < end; t += tokens) {
       tokens = chunk_tokens<kPlain>(p_.checkpoints, t, end);
       if (kOutput) meet();  // the state is there
-      device::wait_at_barrier(Memory::full(stage_, unit_), 2 * kWarpgroup);
+      device::wait(memory_.full(place_.stage), place_.round % 2);
       if (busy) {
         load_inputs();
         decay_state();
@@ -62,8 +62,8 @@ class WarpgroupUnit : public UnitState<N> {
           finish_advance();
         }
       }
-      device::arrive_at_barrier(Memory::empty(stage_), kWarpgroupThreads);
-      stage_ = next_stage(stage_);
+      device::arrive(memory_.empty(place_.stage));
+      place_.next();
       const int64_t done = t + tokens;
       if (kPass == Pass::outputs && p_.checkpoints && done % p_.checkpoints.every == 0) {
         this->store_state(p_, p_.checkpoints.states, p_.checkpoints.offset(range, done), 2);
@@ -77,8 +77,8 @@ class WarpgroupUnit : public UnitState<N> {
   float piece_decay;  // of the state over what run() went through
 
  private:
-  __device__ const Decays& decays() const { return memory_.decays(stage_, unit_); }
-  __device__ uint32_t x_tile() const { return memory_.x(stage_, unit_); }
+  __device__ const Decays& decays() const { return memory_.decays(place_.stage, unit_); }
+  __device__ uint32_t x_tile() const { return memory_.x(place_.stage, unit_); }
 
   __device__ void chunk(int64_t sequence_row, int64_t token, int tokens);
 
@@ -115,7 +115,7 @@ class WarpgroupUnit : public UnitState<N> {
   Memory memory_;
   uint32_t x_[kBlocks][4];
   int lane_, warp_, unit_;
-  int stage_ = 0;
+  StagePlace place_;
   int first_ = 0;  // the unit's first row of the head
   float skip_ = 0.0f;
   T* y_ = nullptr;  // of the lane's first token of a row's first chunk
@@ -123,7 +123,7 @@ class WarpgroupUnit : public UnitState<N> {
 
 template <class T, int N, Pass kPass>
 __device__ void WarpgroupUnit<T, N, kPass>::chunk(int64_t sequence_row, int64_t token, int tokens) {
-  const uint64_t C = device::swizzled_operand(memory_.C(stage_), 16, 1024);
+  const uint64_t C = device::swizzled_operand(memory_.C(place_.stage), 16, 1024);
   const auto multiply_by_C = [&](float(&to)[8][4], uint32_t tile) {
     const uint64_t right = device::swizzled_operand(tile, 16, 1024);
 #pragma unroll
@@ -136,7 +136,7 @@ __device__ void WarpgroupUnit<T, N, kPass>::chunk(int64_t sequence_row, int64_t 
   };
   float scores[8][4], y[8][4];
   device::begin_products();
-  multiply_by_C(scores, memory_.B(stage_));
+  multiply_by_C(scores, memory_.B(place_.stage));
   multiply_by_C(y, memory_.state(unit_));
   begin_advance();
   device::wait_for_products<2>();
@@ -215,7 +215,7 @@ __device__ void WarpgroupUnit<T, N, kPass>::weigh(bool rest) {
 
 template <class T, int N, Pass kPass>
 __device__ void WarpgroupUnit<T, N, kPass>::begin_add() {
-  const uint64_t B = device::swizzled_operand(memory_.B(stage_), Memory::kPanelBytes, 1024);
+  const uint64_t B = device::swizzled_operand(memory_.B(place_.stage), Memory::kPanelBytes, 1024);
   device::begin_products();
 #pragma unroll
   for (int j = 0; j < kBlocks; ++j) {
