@@ -107,6 +107,9 @@ class Backend {
   virtual void run(const WorkKey& key, const std::function<void()>& work) = 0;
   // Whether run() records, so that batches of equal shapes are worth some padding.
   virtual bool records() const = 0;
+  // Waits for what is queued and forgets what run() recorded. NCCL's communicator, for one, ends only after
+  // every graph that uses it.
+  virtual void forget_recorded() {}
 
   // Work that may run beside what is queued next. What `work` queues starts after everything queued
   // before on this branch and on the main line, and join() makes the main line wait for it. Memory that

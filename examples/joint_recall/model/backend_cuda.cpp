@@ -81,10 +81,7 @@ CudaBackend::CudaBackend(int device, Precision precision) : device_(device), pre
 }
 
 CudaBackend::~CudaBackend() {
-  cudaStreamSynchronize(lines_.front().stream);
-  for (auto& [key, recording] : recordings_) {
-    if (recording.graph != nullptr) cudaGraphExecDestroy(recording.graph);
-  }
+  forget_recorded();
   for (const cudaEvent_t event : staging_.drained) cudaEventDestroy(event);
   cudaFreeHost(staging_.memory);
   hax_context_destroy(context_);
@@ -140,6 +137,14 @@ void CudaBackend::copy_in(void* target, const void* host, size_t bytes) {
   std::memcpy(place, host, bytes);
   check_cuda(cudaMemcpyAsync(target, place, bytes, cudaMemcpyHostToDevice, here()),
              "copying to the GPU");
+}
+
+void CudaBackend::forget_recorded() {
+  cudaStreamSynchronize(lines_.front().stream);
+  for (auto& [key, recording] : recordings_) {
+    if (recording.graph != nullptr) cudaGraphExecDestroy(recording.graph);
+  }
+  recordings_.clear();
 }
 
 void CudaBackend::copy_within(void* target, const void* source, size_t bytes) {

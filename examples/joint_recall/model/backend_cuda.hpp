@@ -37,6 +37,7 @@ class CudaBackend : public Backend {
   void zero(void* memory, size_t bytes) override;
   void run(const WorkKey& key, const std::function<void()>& work) override;
   bool records() const override { return true; }
+  void forget_recorded() override;
 
   void branch(int number, const std::function<void()>& work) override;
   void join(int number) override;

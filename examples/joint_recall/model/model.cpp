@@ -62,7 +62,10 @@ struct Model::Impl {
     for (ResidualStep& step : steps) step.bind(store);
   }
 
-  ~Impl() { backend->release(adamw); }
+  ~Impl() {
+    backend->forget_recorded();
+    backend->release(adamw);
+  }
 
   std::vector<ResidualStep> declare_all() {
     store.declare("backbone.embeddings.weight", {config.vocab_size, config.hidden_size});

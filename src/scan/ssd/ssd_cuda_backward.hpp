@@ -27,9 +27,7 @@ struct CudaBackwardShape {
 // All that there are kernels for, with 16-bit activations and with fp32. The last of each list does for every N and
 // needs no more than 99 KiB of shared memory.
 inline constexpr CudaBackwardShape kCudaBackwardShapes16[] = {
-    {64, 32, 16, Gradients::by_warps},
-    {128, 128, 64, Gradients::by_warpgroups},
-    {64, 256, 16}};
+    {64, 32, 16, Gradients::by_warps}, {128, 128, 64, Gradients::by_warpgroups}, {64, 256, 16}};
 inline constexpr CudaBackwardShape kCudaBackwardShapes32[] = {{32, 32, 16}, {32, 256, 16}};
 
 // Where chunks lie. Packed sequences take as many places as floor(L / chunk) + S chunks, some of which stay unused.
@@ -62,8 +60,8 @@ struct Chunks {
 struct CudaBackwardPlan {
   CudaBackwardShape shape;
   Chunks chunks;
-  int64_t slices;        // of a head
-  int64_t segments;      // of a sequence's walk through its chunks
+  int64_t slices;    // of a head
+  int64_t segments;  // of a sequence's walk through its chunks
   int64_t segment_chunks;
   int64_t shares;        // blocks among which a group's units are shared out
   int64_t skip_columns;  // of dD that a unit has: its width, or 1
@@ -83,11 +81,10 @@ struct CudaBackwardPlan {
   float* segment_decays;  // (S, units, 2, segments)
   void*
       dscores;  // (shares, chunks, G, tokens, tokens), T: gradient of C_t . B_s from a share's units
-  float*
-      step_sums;  // (parts, slices, chunks, H, tokens): gradient of dt
+  float* step_sums;  // (parts, slices, chunks, H, tokens): gradient of dt
   float*
       gradients;  // (shares, B, L, G, 2, N): what each share adds to dB and dC; null: there is one
-  int64_t parts;          // of dA and step_sums that kernels leave
+  int64_t parts;  // of dA and step_sums that kernels leave
   float* dA;      // (parts, chunks, units)
   float* dD;      // (chunks, units, skip_columns)
   float* dbias;   // (chunks, H)

@@ -48,8 +48,7 @@ int64_t choose_shares(const CudaBackwardShape& shape, int64_t members, int64_t b
   // A processor has one block at a time: the fewest shares that keep nine tenths of them busy.
   int64_t shares = 1;
   const auto busy = [&](int64_t n) {
-    return static_cast<double>(blocks * n) /
-           static_cast<double>(round_up(blocks * n, kProcessors));
+    return static_cast<double>(blocks * n) / static_cast<double>(round_up(blocks * n, kProcessors));
   };
   for (int64_t n = 2; n <= members && busy(shares) < 0.9; ++n) {
     if (busy(n) > busy(shares)) shares = n;
@@ -106,8 +105,7 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   const bool sums = plan.shape.gradients != Gradients::by_warps;
   plan.parts = apart ? 2 : 1;
   plan.dscores = take(apart ? plan.shares * plan.chunks.count * p.groups * tokens * tokens : 0);
-  plan.step_sums =
-      workspace.take<float>(sums ? plan.parts * plan.slices * per_head * tokens : 0);
+  plan.step_sums = workspace.take<float>(sums ? plan.parts * plan.slices * per_head * tokens : 0);
   const bool several = plan.shares > 1 && (p.dB || p.dC);
   plan.gradients = workspace.take<float>(
       several ? plan.shares * p.batch * p.length * p.groups * 2 * p.states : 0);
