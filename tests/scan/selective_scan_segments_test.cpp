@@ -63,7 +63,7 @@ TEST(SelectiveScanSegments, LoudAndSilentSegments) {
         if ((t < c.length / 3) != loud_first) a.u.at(0, t, d) = 0.0;
       }
     }
-    expect_forward(c, a, context);
+    expect_forward(c, a, context, 2e-5);  // the CPU's fp32 sums lose 1.3e-5 here
   }
 }
 
