@@ -5,38 +5,38 @@
 
 namespace hax::device {
 
-// d = a b, or d += a b: both 64 x 16, in rows of T whose 16 columns are contracted, as swizzled_operand has them.
+// d = a b, or d += a b if `adds`: both 64 x 16, in rows of T whose 16 columns are contracted, as swizzled_operand has them.
 template <class T>
-__device__ void warpgroup_mma_rows(float (&d)[8][4], uint64_t a, uint64_t b, bool add) {
+__device__ void warpgroup_mma_shared(float (&d)[8][4], uint64_t a, uint64_t b, bool adds) {
+  const int scale = adds;
   if constexpr (type_of<T> == Type::bf16) {
     asm volatile(
-        "{.reg .pred add; setp.ne.b32 add, %34, 0; "
+        "{.reg .pred p; setp.ne.b32 p, %34, 0; "
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
         "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
         "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
-        "%32, %33, add, 1, 1, 0, 0;}"
+        "%32, %33, p, 1, 1, 0, 0;}"
         : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
           "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
           "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]),
           "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
           "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]),
           "+f"(d[7][2]), "+f"(d[7][3])
-        : "l"(a), "l"(b), "r"(add ? 1 : 0));
+        : "l"(a), "l"(b), "r"(scale));
   } else {
     static_assert(type_of<T> == Type::fp16);
     asm volatile(
-        "{.reg .pred add; setp.ne.b32 add, %34, 0; "
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
+        "{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
         "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
         "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
-        "%32, %33, add, 1, 1, 0, 0;}"
+        "%32, %33, p, 1, 1, 0, 0;}"
         : "+f"(d[0][0]), "+f"(d[0][1]), "+f"(d[0][2]), "+f"(d[0][3]), "+f"(d[1][0]), "+f"(d[1][1]),
           "+f"(d[1][2]), "+f"(d[1][3]), "+f"(d[2][0]), "+f"(d[2][1]), "+f"(d[2][2]), "+f"(d[2][3]),
           "+f"(d[3][0]), "+f"(d[3][1]), "+f"(d[3][2]), "+f"(d[3][3]), "+f"(d[4][0]), "+f"(d[4][1]),
           "+f"(d[4][2]), "+f"(d[4][3]), "+f"(d[5][0]), "+f"(d[5][1]), "+f"(d[5][2]), "+f"(d[5][3]),
           "+f"(d[6][0]), "+f"(d[6][1]), "+f"(d[6][2]), "+f"(d[6][3]), "+f"(d[7][0]), "+f"(d[7][1]),
           "+f"(d[7][2]), "+f"(d[7][3])
-        : "l"(a), "l"(b), "r"(add ? 1 : 0));
+        : "l"(a), "l"(b), "r"(scale));
   }
 }
 

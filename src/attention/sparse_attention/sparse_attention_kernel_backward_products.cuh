@@ -59,8 +59,8 @@ struct TileProducts {
 #pragma unroll
       for (int k = 0; k < kColumns / 16; ++k) {
         const int at = k / 4 * kPanelBytes + k % 4 * 32;
-        device::warpgroup_mma_rows<T>(sum, device::operand_at(left, at),
-                                      device::operand_at(right, at), k > 0);
+        device::warpgroup_mma_shared<T>(sum, device::operand_at(left, at),
+                                        device::operand_at(right, at), k > 0);
       }
     } else {
       const int lane = static_cast<int>(threadIdx.x % 32);

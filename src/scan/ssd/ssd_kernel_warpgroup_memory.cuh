@@ -4,7 +4,8 @@
 
 #include "device/mbarrier.cuh"
 #include "device/named_barrier.cuh"
-#include "device/warpgroup_shared.cuh"
+#include "device/warpgroup_registers.cuh"
+#include "device/warpgroup_shapes.cuh"
 #include "scan/ssd/ssd_kernel_chunk.cuh"
 
 namespace hax::ssd {

@@ -129,8 +129,8 @@ __device__ void WarpgroupUnit<T, N, kPass>::chunk(int64_t sequence_row, int64_t 
 #pragma unroll
     for (int k = 0; k < N / 16; ++k) {
       const int at = k / 4 * Memory::kPanelBytes + k % 4 * 32;
-      device::warpgroup_mma_shared<T, false>(to, device::operand_at(C, at),
-                                             device::operand_at(right, at), k > 0);
+      device::warpgroup_mma_shared<T>(to, device::operand_at(C, at), device::operand_at(right, at),
+                                      k > 0);
     }
     device::end_products();
   };
