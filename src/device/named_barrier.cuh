@@ -3,14 +3,9 @@
 
 namespace hax::device {
 
-// Waits until `threads` threads have come to the barrier: this warp's and those that only arrived.
+// Waits until `threads` threads have come to the barrier.
 __device__ inline void wait_at_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
-// Counts this warp's threads at the barrier and goes on.
-__device__ inline void arrive_at_barrier(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 }  // namespace hax::device

@@ -10,8 +10,10 @@ struct Slots {
   Tensor src;  // none: sequence b starts from slot b
   Tensor dst;  // none: the state goes back where it came from
 
-  // Slot sequence b starts from; negative: a padding entry.
+  // Whether src names the slots that sequences start from.
   HAX_EVERYWHERE bool named() const { return static_cast<bool>(src); }
+
+  // Slot sequence b starts from; negative: a padding entry.
   HAX_EVERYWHERE int64_t source(int64_t b) const { return src ? *src.at<int32_t>(b) : b; }
 
   // Slot that receives sequence b's state after token t of `tokens`; negative: none.

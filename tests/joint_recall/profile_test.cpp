@@ -28,7 +28,7 @@ TEST_F(ProgramTest, ProfilesAStep) {
   EXPECT_GT(rows["ssd_forward"]["bytes"].get<double>(), 1000.0);
   EXPECT_FALSE(rows.contains("lsh_hash_forward"));
   EXPECT_GT(rows[""]["us"].get<double>(), 0.0);  // what is no operation of libhax
-  EXPECT_GT(sum, 0.1 * json["step_us"].get<double>());
+  EXPECT_GT(sum, 0.5 * json["step_us"].get<double>());
   EXPECT_TRUE(contains(run({"profile", "--data_dir", "data", "--steps", "0"}).err,
                        "--steps: expected 1 or more, got 0"));
 }

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "data/batch.hpp"
 #include "ranks/rank_place.hpp"
@@ -176,7 +175,7 @@ TEST_F(RanksTest, ARunOfRanksGoesOnWithEqualBits) {
   expect_equal_runs(run_folder("whole"), folder);
 }
 
-// Whichever dies, also where it only stands still.
+// Whichever dies.
 TEST_F(RanksTest, ARankThatIsGoneEndsTheOthers) {
   for (const int victim : {0, 1, 2}) {
     const std::string save_dir = "victim" + std::to_string(victim);

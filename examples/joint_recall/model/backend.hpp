@@ -75,7 +75,7 @@ struct BatchArrays {
 };
 
 // Tells apart what a model does repeatedly: equal keys mean equal calls with equal operands.
-using WorkKey = std::array<int64_t, 7>;
+using WorkKey = std::array<int64_t, 8>;
 
 // Pointers are memory on device(), except where "host" is said. Work is queued on stream() in the
 // order of the calls; copy_out() waits for it. Sums are taken in an order that doesn't depend on

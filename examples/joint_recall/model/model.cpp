@@ -106,7 +106,8 @@ struct Model::Impl {
             pass.sequences,
             batch.asked.count,
             pass.attention_mask != nullptr ? 1 : 0,
-            static_cast<int64_t>(reinterpret_cast<uintptr_t>(batch.tokens.data))};
+            static_cast<int64_t>(reinterpret_cast<uintptr_t>(batch.tokens.data)),
+            static_cast<int64_t>(reinterpret_cast<uintptr_t>(this))};
   }
 
   Matrix forward(Pass& pass) {
@@ -222,7 +223,10 @@ void Model::set(const Parameter& parameter, ParameterPart part, std::span<const 
   impl_->store.set(parameter, part, values);
 }
 
-void Model::set_gradient_sum(GradientSum sum) { impl_->sum_gradients = std::move(sum); }
+void Model::set_gradient_sum(GradientSum sum) {
+  impl_->backend->forget_recorded();  // which uses the former sum
+  impl_->sum_gradients = std::move(sum);
+}
 
 template <class Batch>
 void Model::Impl::queue(const Batch& view, const MicroStep& micro_step, const double* lr) {

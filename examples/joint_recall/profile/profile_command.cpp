@@ -80,6 +80,10 @@ void sort_by_time(auto& rows) {
 
 int run_profile(const TrainFlags& flags, int64_t steps, const std::string& json) {
   if (steps < 1) throw TrainError(fmt::format("--steps: expected 1 or more, got {}", steps));
+  for (const char* name : {"grad_acc", "step", "warmup_step", "decay_step", "valid_step",
+                           "log_step", "save_dir", "target_accuracy"}) {
+    if (flags.has(name)) throw TrainError(fmt::format("--{}: profile doesn't use it", name));
+  }
   const TrainSettings settings = resolve_settings(flags, false);
   const Dataset dataset = open_dataset(settings.data_dir);
   const std::unique_ptr<Profiler> profiler = make_profiler(settings.device);

@@ -1,10 +1,6 @@
 // Sums gradients over the ranks.
 #pragma once
 
-#include <functional>
-#include <memory>
-#include <string>
-
 #include "model/model.hpp"
 #include "ranks/ranks.hpp"
 

@@ -7,6 +7,8 @@
 #ifdef JOINT_RECALL_NCCL
 #include <dlfcn.h>
 #include <nccl.h>
+
+#include <exception>
 #endif
 
 namespace joint_recall {
@@ -36,8 +38,9 @@ class Nccl {
     shared.copy(id.internal, sizeof id.internal);
     check(init_(&communicator_, ranks.size(), id, ranks.rank()), "joining the ranks");
   }
+  // The others don't come to this where an exception ends this rank.
   ~Nccl() {
-    if (communicator_ != nullptr) destroy_(communicator_);
+    if (communicator_ != nullptr && std::uncaught_exceptions() == 0) destroy_(communicator_);
   }
   Nccl(const Nccl&) = delete;
   Nccl& operator=(const Nccl&) = delete;

@@ -27,9 +27,10 @@ constexpr char kAlive = '.', kDone = 'd', kLost = 'l';
 
 }  // namespace
 
-RankWatch::RankWatch(int rank, std::map<int, Socket> peers) : rank_(rank) {
+RankWatch::RankWatch(int rank, std::map<int, Socket> peers, std::chrono::seconds start)
+    : rank_(rank) {
   for (auto& [number, socket] : peers) {
-    peers_.emplace(number, Peer{std::move(socket), Clock::now()});
+    peers_.emplace(number, Peer{std::move(socket), Clock::now() + start});
   }
   thread_ = std::thread([this] { watch(); });
 }

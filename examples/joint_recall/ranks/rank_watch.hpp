@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <map>
 #include <thread>
 
@@ -12,8 +13,8 @@ namespace joint_recall {
 class RankWatch {
  public:
   // Connections by the rank at their other end. When one of these ranks is gone, or silent for half a
-  // minute, prints which and ends this process with code 1.
-  RankWatch(int rank, std::map<int, Socket> peers);
+  // minute, prints which and ends this process with code 1. start: how long they may take to be heard at first.
+  RankWatch(int rank, std::map<int, Socket> peers, std::chrono::seconds start);
   // Tells the others that this rank is done, unless an exception is what ends it.
   ~RankWatch();
   RankWatch(const RankWatch&) = delete;

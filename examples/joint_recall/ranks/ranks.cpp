@@ -11,6 +11,7 @@ namespace joint_recall {
 namespace {
 
 constexpr auto kStartTime = std::chrono::seconds(120);
+constexpr auto kHelloTime = std::chrono::seconds(5);
 constexpr uint32_t kMagic = 0x4b52524au;
 constexpr uint32_t kChannels = 2;  // numbers, signs of life
 
@@ -55,8 +56,10 @@ void Ranks::accept_all() {
                                    kStartTime.count(), port_of(place_), missing));
     }
     Hello hello;
-    if (!socket->receive(&hello, sizeof hello) || hello.magic != kMagic || hello.rank == 0 ||
-        hello.channel >= kChannels) {
+    socket->wait_at_most(kHelloTime);
+    const bool said = socket->receive(&hello, sizeof hello);
+    socket->wait_at_most(std::chrono::seconds(0));
+    if (!said || hello.magic != kMagic || hello.rank == 0 || hello.channel >= kChannels) {
       continue;  // somebody else
     }
     if (hello.size != static_cast<uint32_t>(size()) || hello.rank >= hello.size) {
@@ -64,10 +67,12 @@ void Ranks::accept_all() {
                                    hello.rank, hello.size, size()));
     }
     const int rank = static_cast<int>(hello.rank);
-    (hello.channel == 0 ? data_[hello.rank] : watched[rank]) = std::move(*socket);
+    Socket& place = hello.channel == 0 ? data_[hello.rank] : watched[rank];
+    if (place.get() >= 0) throw TrainError(fmt::format("two processes are rank {}", rank));
+    place = std::move(*socket);
     ++connections;
   }
-  watch_ = std::make_unique<RankWatch>(0, std::move(watched));
+  watch_ = std::make_unique<RankWatch>(0, std::move(watched), std::chrono::seconds(0));
 }
 
 void Ranks::connect() {
@@ -85,7 +90,8 @@ void Ranks::connect() {
     }
     (channel == 0 ? data_[0] : watched[0]) = std::move(*socket);
   }
-  watch_ = std::make_unique<RankWatch>(rank(), std::move(watched));
+  // Rank 0 is heard once all are there.
+  watch_ = std::make_unique<RankWatch>(rank(), std::move(watched), kStartTime);
 }
 
 void Ranks::send(int rank, const void* data, size_t bytes) const {

@@ -1,7 +1,6 @@
 // The processes that train one model together.
 #pragma once
 
-#include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>

@@ -62,6 +62,11 @@ bool Socket::receive(void* data, size_t bytes) const {
   return true;
 }
 
+void Socket::wait_at_most(std::chrono::seconds time) const {
+  const timeval wait = {time.count(), 0};
+  ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
+}
+
 Socket listen_on(int port) {
   Socket listener(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int on = 1, off = 0;

@@ -26,6 +26,8 @@ class Socket {
   // False when the other side is gone.
   bool send(const void* data, size_t bytes) const;
   bool receive(void* data, size_t bytes) const;
+  // For what receive() waits for; 0: for ever.
+  void wait_at_most(std::chrono::seconds time) const;
 
  private:
   int fd_ = -1;

@@ -3,11 +3,9 @@
 #include <fmt/format.h>
 #include <string.h>
 
-#include <algorithm>
 #include <csignal>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <sstream>
 #include <thread>
 
 #include "data/dataset_error.hpp"
@@ -51,7 +49,7 @@ void wait_for_lock(const fs::path& run) {
   }
 }
 
-// The last line of a file that ends in a line feed, without reading more than its end.
+// The last whole line of a file.
 std::string last_line(const fs::path& path) {
   std::error_code none;
   if (!fs::exists(path, none)) return "";

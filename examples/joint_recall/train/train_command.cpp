@@ -109,6 +109,7 @@ int stopped(const RunFolder& folder, const Dataset& dataset, const CheckpointInf
 
 // What ranks must have in common to be one run.
 void agree(const Ranks& ranks, const Model& model, const CheckpointInfo& info) {
+  if (!ranks.several()) return;
   ranks.agree("command line, or checkpoint", settings_to_json(info.settings));
   ranks.agree("data set", fmt::format("{}", info.dataset.checksum));
   std::string weights = fmt::format("{} ", info.state.step);

@@ -49,8 +49,8 @@ void dispatch_shape(int64_t d_qk, int64_t d_v, F&& f) {
 template <class T>
 bool sums_delta_itself(const BackwardParams& p, const CudaBackwardPlan& plan) {
   constexpr int V = device::kVectorElements<T>;
-  constexpr int64_t kTwoTiles =
-      65;  // the longest window from a tile's first key to the next tile's last query
+  // The longest window in which a tile's last key serves no query behind the next tile.
+  constexpr int64_t kTwoTiles = 65;
   return plan.dense_tiles && p.pattern.bits == HAX_PATTERN_SLIDING_WINDOW &&
          p.pattern.window <= kTwoTiles && p.group() == 1 && device::moves_in_vectors<V>(p.o) &&
          std::abs(p.o.stride[1]) <= kLongestVectorStride;

@@ -275,6 +275,8 @@ template <class S>
 __global__ void __launch_bounds__(kTileThreads, 2)
     dense_kernel(const __grid_constant__ BackwardParams p,
                  const __grid_constant__ BackwardLaunch launch) {
+  // sums_delta has no other kernel, so this one must fit every GPU.
+  static_assert(sizeof(PairShared<S>) <= 99 * 1024);
   extern __shared__ __align__(1024) char memory[];
   const BlockPlace at(blockIdx.x, p.k_heads, launch.places);
   const TileRange tile = find_tile(p.sequences, Tiling{kTileRows}, at.row, at.place);

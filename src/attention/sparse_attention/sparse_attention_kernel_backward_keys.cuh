@@ -107,7 +107,7 @@ __device__ int32_t next_query(const KeysTask<S>& t, int32_t x) {
 
 // Neighbours of a key's row of dk or dv.
 template <class S>
-__device__ void write_pair(const KeysTask<S>& t, const RowsView<typename S::T>& out,
+__device__ void write_pair(const KeysTask<S>& t, const TileRowsView<typename S::T>& out,
                            int64_t first_column, int row, int column, float2 sum) {
   const CudaBackwardPlan& plan = t.launch.plan;
   const int32_t first_row = t.shared.first_row[row];
@@ -136,8 +136,8 @@ __device__ void write_group(const KeysTask<S>& t, BackwardTile<S, true>& sums) {
     if (!out) continue;
     const float* const staged = values ? sums.stage2(1.0f) : sums.stage1(p.scale);
     const int stride = values ? S::kStride2 : S::kStride1;
-    const RowsView<typename S::T> rows(out, t.tile.range, t.head,
-                                       values ? t.launch.access.dv : t.launch.access.dk);
+    const TileRowsView<typename S::T> rows(out, t.tile.range, t.head,
+                                           values ? t.launch.access.dv : t.launch.access.dk);
 #pragma unroll 1
     for (auto row = static_cast<int>(threadIdx.x / 32); row < S::kStay; row += kWarps) {
       if (t.shared.keys[0].position[row] < 0) continue;
@@ -200,9 +200,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
     __syncthreads();
     const auto key_at = [&](int n) { return shared.keys[0].position[n]; };
     load_tile<S::kThreads, S::kStay, S::kQk, S::kStride1>(
-        shared.a1, RowsView<const T>(p.k, tile.range, head, launch.access.k), key_at);
+        shared.a1, TileRowsView<const T>(p.k, tile.range, head, launch.access.k), key_at);
     load_tile<S::kThreads, S::kStay, S::kV, S::kStride2>(
-        shared.a2, RowsView<const T>(p.v, tile.range, head, launch.access.v), key_at);
+        shared.a2, TileRowsView<const T>(p.v, tile.range, head, launch.access.v), key_at);
 
     options.careful = false;
     for (;;) {
@@ -220,11 +220,11 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
         const auto fetch_rows = [&](int32_t x, int stage) {
           const auto at = [&](int n) { return query_at(x + n); };
           load_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(
-              shared.b1[stage % S::kTiles], RowsView<const T>(p.q, query_head.q, launch.access.q),
-              at);
+              shared.b1[stage % S::kTiles],
+              TileRowsView<const T>(p.q, query_head.q, launch.access.q), at);
           load_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(
               shared.b2[stage % S::kTiles],
-              RowsView<const T>(p.d_o, query_head.d_o, launch.access.d_o), at);
+              TileRowsView<const T>(p.d_o, query_head.d_o, launch.access.d_o), at);
           device::commit_copies();
         };
         const auto n = static_cast<int>(threadIdx.x);

@@ -39,26 +39,26 @@ struct BackwardAccess {
 
 // Rows of one head of a (B, L, heads, width) tensor; `data`: those of a sequence's first token.
 template <class T>
-struct RowsView {
+struct TileRowsView {
   T* data;
   int64_t stride, element_stride;
   int width;
   bool vectors;
 
-  __device__ RowsView(const Tensor& tensor, T* first, bool vectors)
+  __device__ TileRowsView(const Tensor& tensor, T* first, bool vectors)
       : data(first),
         stride(tensor.stride[1]),
         element_stride(tensor.stride[3]),
         width(static_cast<int>(tensor.shape[3])),
         vectors(vectors) {}
-  __device__ RowsView(const Tensor& tensor, const Sequences::Range& range, int64_t head,
-                      bool vectors)
-      : RowsView(tensor, tensor.at<T>(range.row, range.begin, head), vectors) {}
+  __device__ TileRowsView(const Tensor& tensor, const Sequences::Range& range, int64_t head,
+                          bool vectors)
+      : TileRowsView(tensor, tensor.at<T>(range.row, range.begin, head), vectors) {}
 };
 
 // Copies rows position(0 .. kRows - 1) to shared memory, padded with zeros; asynchronously if in vectors.
 template <int kThreads, int kRows, int kWidth, int kStride, class T, class F>
-__device__ void load_tile(T* to, const RowsView<const T>& rows, F&& position) {
+__device__ void load_tile(T* to, const TileRowsView<const T>& rows, F&& position) {
   if (rows.vectors) {
     constexpr int V = device::kVectorElements<T>;
     constexpr int kVectors = kWidth / V;

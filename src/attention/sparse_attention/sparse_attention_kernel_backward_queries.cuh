@@ -147,9 +147,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kQueriesBlocks)
   const auto fetch_rows = [&](int stage) {
     const auto at = [&](int n) { return shared.keys[stage].position[n]; };
     load_tile<S::kThreads, S::kStreamed, S::kQk, S::kStride1>(
-        shared.b1[stage % S::kTiles], RowsView<const T>(p.k, shared.k, launch.access.k), at);
+        shared.b1[stage % S::kTiles], TileRowsView<const T>(p.k, shared.k, launch.access.k), at);
     load_tile<S::kThreads, S::kStreamed, S::kV, S::kStride2>(
-        shared.b2[stage % S::kTiles], RowsView<const T>(p.v, shared.v, launch.access.v), at);
+        shared.b2[stage % S::kTiles], TileRowsView<const T>(p.v, shared.v, launch.access.v), at);
     device::commit_copies();
   };
 
@@ -162,9 +162,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kQueriesBlocks)
     };
     __syncthreads();
     load_tile<S::kThreads, S::kStay, S::kQk, S::kStride1>(
-        shared.a1, RowsView<const T>(p.q, query_head.q, launch.access.q), query_at);
+        shared.a1, TileRowsView<const T>(p.q, query_head.q, launch.access.q), query_at);
     load_tile<S::kThreads, S::kStay, S::kV, S::kStride2>(
-        shared.a2, RowsView<const T>(p.d_o, query_head.d_o, launch.access.d_o), query_at);
+        shared.a2, TileRowsView<const T>(p.d_o, query_head.d_o, launch.access.d_o), query_at);
     device::commit_copies();
     if (const int n = static_cast<int>(threadIdx.x); n < S::kStay) {
       store_mark(shared.queries[0], n, query_head.mark(p, view.length, query_at(n)));
@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kQueriesBlocks)
       options.careful = true;
     }
     const float* const staged = sums.stage1(p.scale);
-    const RowsView<T> dq(p.dq, tile.range, h, launch.access.dq);
+    const TileRowsView<T> dq(p.dq, tile.range, h, launch.access.dq);
 #pragma unroll 2
     for (auto row = static_cast<int>(threadIdx.x / 32); row < S::kStay; row += S::kThreads / 32) {
       for (auto c = static_cast<int>(threadIdx.x % 32 * 2); c < dq.width; c += 64) {

@@ -19,7 +19,7 @@ struct BackwardLaunch {
   PairRule rule;
   bool add;                    // to what the output holds
   bool short_only, long_only;  // sequences up to, or longer than, plan.dense_length
-  bool sums_delta;             // the kernel itself does, and the plan's isn't there
+  bool sums_delta;             // the kernel itself does, and the plan's isn't written
   int32_t places;              // for tiles of one row
   int32_t group;               // query heads of a key head
   BackwardAccess access;
@@ -139,8 +139,8 @@ __device__ void store_mark(KeyMarks<N>& marks, int n, const Key& key) {
 
 // Neighbours of an output's row; y only where the row goes on.
 template <class T>
-__device__ void store_pair(const RowsView<T>& rows, bool add, int32_t position, int column, float x,
-                           float y) {
+__device__ void store_pair(const TileRowsView<T>& rows, bool add, int32_t position, int column,
+                           float x, float y) {
   if (position < 0 || column >= rows.width) return;
   T* const at = rows.data + position * rows.stride + column * rows.element_stride;
   if (rows.vectors) {

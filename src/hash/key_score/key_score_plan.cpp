@@ -44,8 +44,10 @@ ForwardPlan Forward::plan(const ForwardParams& p, const Context& context, Worksp
   ForwardPlan plan = {};
   if constexpr (kWithCuda) {
     if (use_cuda(p.device, name)) {
-      plan.cuda.query = plan_cuda_query(p, workspace);
-      plan.cuda.weights = workspace.take<uint32_t>(cuda_weight_words(p));
+      if (p.long_rows()) {
+        plan.cuda.query = plan_cuda_query(p, workspace);
+        plan.cuda.weights = workspace.take<uint32_t>(cuda_weight_words(p));
+      }
       return plan;
     }
   }

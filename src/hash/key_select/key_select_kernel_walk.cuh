@@ -1,5 +1,5 @@
 // Walks the keys of a chunk in order, with the best keys so far in shared memory. Keys better than
-// the worst of those are gathered until there is one for every lane of a warp; then all lanes find
+// the worst of those are gathered until there are a few for every lane of a warp; then all lanes find
 // out together when each key leaves.
 #pragma once
 

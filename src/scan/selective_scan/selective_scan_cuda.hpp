@@ -12,8 +12,7 @@ struct CudaSplit {
 };
 
 // What step and, with other tokens a chunk, forward have kernels for.
-inline constexpr CudaSplit kCudaSplits[] = {{4, 4},  {8, 2},  {16, 1}, {8, 4},
-                                            {16, 4}, {32, 4}, {32, 8}};
+inline constexpr CudaSplit kCudaSplits[] = {{4, 4}, {8, 2}, {8, 4}, {16, 4}, {32, 4}, {32, 8}};
 
 // scans: channels of all sequences, which run side by side.
 inline CudaSplit choose_cuda_split(int64_t states, int64_t scans) {

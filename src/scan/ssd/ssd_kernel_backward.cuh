@@ -22,7 +22,7 @@ struct BackwardShape {
   static constexpr int kStateRow = kStates + kPad, kWidthRow = kWidth + kPad,
                        kTokenRow = kTokens + kPad;
   static constexpr int kStateSize = kStates * kWidth;
-  // Warps of a block that multiply, in the kernels of states (which has one more), of dC, and of all the rest.
+  // Warps of a block that multiply, in the kernels of states (which has two more), of dC, and of all the rest.
   static constexpr int kWalkWarps = kStateSize <= 16 * 32 ? 2 : 8;
   static constexpr int kOutputWarps = kStates <= 32 ? 4 : 8;
   static constexpr int kInputWarps = 8;

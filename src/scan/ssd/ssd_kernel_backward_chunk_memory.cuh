@@ -28,15 +28,6 @@ struct alignas(1024) Panels {
   }
 };
 
-// Four 8 x 8 blocks of 16-bit elements to shared memory; lane i gives the address of row i % 8 of block i / 8.
-__device__ inline void store_matrix_x4(uint32_t row, const uint32_t (&from)[4]) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(row),
-               "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
-               : "memory");
-#endif
-}
-
 // Where a lane points ldmatrix for 16 rows and 16 columns: relative to the first row's start (a multiple of 16) in a panel,
 // to be combined by xor with 32 times the number of the 16 columns. transposed: the tile's rows are the operand's columns.
 __device__ inline int lane_offset(int lane, bool transposed = false) {

@@ -95,8 +95,8 @@ class ChunkPairs {
     constexpr int kHalf = kBands / 2;
     const int quarter = band_s / kHalf + band_t / kHalf;
     const uint32_t place = band_s % kHalf * 2048 + (offset_ ^ band_t % kHalf * 32);
-    store_matrix_x4(shared_.mix[quarter].address() + place, mix);
-    store_matrix_x4(shared_.dscores[quarter].address() + place, dscores);
+    device::store_matrix_x4(shared_.mix[quarter].address() + place, mix);
+    device::store_matrix_x4(shared_.dscores[quarter].address() + place, dscores);
     const float sum = device::warp_sums<4>(sums, lane_);
     if (lane_ % 4 < 2) shared_.column[band_t][s + lane_ % 2 * 8] = sum;
     const int k = sum_over_rows(rows, lane_);

@@ -209,7 +209,7 @@ class ChunkProducts {
         const float* const from = &dx[2 * k + i / 2][i % 2 * 2];
         words[i] = device::pack_pair<T>(from[0], from[1]);
       }
-      store_matrix_x4(rows + (offset_ ^ k * 32), words);
+      device::store_matrix_x4(rows + (offset_ ^ k * 32), words);
     }
     __syncwarp();
     store_dx(x, unit);

@@ -15,12 +15,12 @@ inline constexpr int kStepHeads = device::kWarp;
 
 // dt with its bias of tokens first, first + kStepsWarps, ... of a chunk.
 template <class S>
-struct RawSteps {
+struct ChunkSteps {
   static constexpr int kCount = S::kTokens / kStepsWarps;
   float values[kCount];
 
-  __device__ RawSteps(const BackwardParams& p, const ChunkAt& chunk, int first, int64_t head,
-                      bool used) {
+  __device__ ChunkSteps(const BackwardParams& p, const ChunkAt& chunk, int first, int64_t head,
+                        bool used) {
     const int64_t offset = p.dt.offset(chunk.sequence.row, chunk.token() + first, head),
                   step = kStepsWarps * p.dt.stride[1];
     const float bias = used && p.dt_bias ? *p.dt_bias.at<float>(head) : 0.0f;
@@ -127,9 +127,9 @@ __global__ void __launch_bounds__(kStepsThreads)
   const StepBlock block(p, p.sequences, plan.chunks);
   if (block.chunk.tokens == 0) return;
   const int lane = threadIdx.x % device::kWarp, warp = threadIdx.x / device::kWarp;
-  const RawSteps<S> raw(p, block.chunk, warp, block.first + lane, lane < block.count);
+  const ChunkSteps<S> raw(p, block.chunk, warp, block.first + lane, lane < block.count);
 #pragma unroll
-  for (int i = 0; i < RawSteps<S>::kCount; ++i) {
+  for (int i = 0; i < ChunkSteps<S>::kCount; ++i) {
     const int t = warp + i * kStepsWarps;
     const float step = device::softplus_accurate(raw.values[i]);
     const float limited = step < p.dt_min ? p.dt_min : step > p.dt_max ? p.dt_max : step;
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kStepsThreads)
   const StepBlock block(p, p.sequences, plan.chunks);
   const int lane = threadIdx.x % device::kWarp, warp = threadIdx.x / device::kWarp;
   const int64_t at = block.chunk.place * p.heads + block.first;
-  const RawSteps<S> raw(p, block.chunk, warp, block.first + lane, lane < block.count);
+  const ChunkSteps<S> raw(p, block.chunk, warp, block.first + lane, lane < block.count);
   const int64_t part_size = plan.chunks.count * p.heads * S::kTokens;
   for (int h = warp; h < block.count; h += kStepsWarps) {
 #pragma unroll
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kStepsThreads)
   const bool limits = p.dt_min > 0.0f || p.dt_max <= FLT_MAX;
   float total = 0.0f;
 #pragma unroll
-  for (int i = 0; i < RawSteps<S>::kCount; ++i) {
+  for (int i = 0; i < ChunkSteps<S>::kCount; ++i) {
     const int t = warp + i * kStepsWarps;
     if (t >= block.chunk.tokens || lane >= block.count) continue;
     float slope = device::sigmoid(raw.values[i]);

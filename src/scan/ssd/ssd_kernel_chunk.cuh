@@ -29,9 +29,6 @@ struct Panel {
   __device__ constexpr int bytes() const { return kChunk * groups * 16; }
 };
 
-template <int N>
-inline constexpr int kStateGroups = N < 64 ? N / 8 : 8;  // of a panel of B or C
-
 // Copies `columns` of the tokens' rows into panels of 2^Shift groups in all; zeros beyond the tokens and columns. `worker`
 // is one of Workers threads.
 template <int Workers, int Shift, class T>

@@ -37,7 +37,7 @@ class ForwardBlock : public UnitState<N> {
     mix_ = inputs_ + stages.inputs() * input_bytes_;
     const int mix_bytes = kOutput ? stages.mixes() * plan.units * kMixBytes : 0;
     decays_ = reinterpret_cast<Decays*>(memory + (mix_ + mix_bytes - base));
-    units_ = reinterpret_cast<Unit*>(decays_ + stages.decays() * plan.units);
+    units_ = reinterpret_cast<BlockUnit*>(decays_ + stages.decays() * plan.units);
     if (kWarpgroups) {
       for (int i = threadIdx.x * 4; i < mix_bytes; i += blockDim.x * 4) {
         device::store_shared(mix_ + i, 0u);
@@ -55,13 +55,13 @@ class ForwardBlock : public UnitState<N> {
 
  private:
   // Products by warpgroups, a unit each; a product for all tokens then. They read mix above its diagonal too.
-  static constexpr bool kWarpgroups = device::kWarpgroupProducts && N >= 64;
+  static constexpr bool kWarpgroups = device::kWarpgroupProducts;
   static constexpr int kTogether = kWarpgroups ? kChunk : 32;  // tokens of y held at a time
   static constexpr int kPanelBytes = kChunk * 128;
   static constexpr int kStateBytes = kChunk * N * 2;
   static constexpr int kStageBytes = (kOutput ? 2 : 1) * kStateBytes;
   static constexpr int kMixBytes = kChunk * kChunk * 2;
-  __device__ static constexpr Panel state_panel() { return {kStateGroups<N>}; }
+  __device__ static constexpr Panel state_panel() { return {8}; }
   __device__ static constexpr Panel mix_panel() { return {8}; }
   __device__ static constexpr Panel x_panel() { return {8}; }
 
@@ -72,14 +72,12 @@ class ForwardBlock : public UnitState<N> {
     int states, half,
         decays;  // stage of B and C; of x and the mix, where there are two; of the decays
   };
-  __device__ int chunk_tokens(int64_t t, int64_t end) const {
-    return static_cast<int>(min(int64_t{kChunk}, p_.checkpoints.next_stop(t, end) - t));
-  }
   __device__ Chunk after(const Chunk& chunk, int64_t end) const {
     const int64_t begin = chunk.begin + chunk.tokens;
     const auto turn = [](int stage, int count) { return stage + 1 < count ? stage + 1 : 0; };
-    return {begin, begin < end ? chunk_tokens(begin, end) : 0, turn(chunk.states, stages_.states),
-            chunk.half ^ 1, turn(chunk.decays, stages_.decays())};
+    return {begin, begin < end ? chunk_tokens<false>(p_.checkpoints, begin, end) : 0,
+            turn(chunk.states, stages_.states), chunk.half ^ 1,
+            turn(chunk.decays, stages_.decays())};
   }
 
   // All copies have arrived and all that was written to shared memory can be read by all.
@@ -203,7 +201,7 @@ class ForwardBlock : public UnitState<N> {
   int lane_, warp_, unit_, tile_row_;
   uint32_t states_, inputs_, input_bytes_, mix_, x_lane_;
   Decays* decays_;
-  Unit* units_;
+  BlockUnit* units_;
   int64_t group_ = 0;
   int count_ = 0;       // units of the block
   float skip_[2] = {};  // D of the lane's rows

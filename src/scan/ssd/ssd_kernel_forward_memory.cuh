@@ -30,7 +30,7 @@ struct Stages {
 };
 
 // A unit of a block: rows of a head.
-struct Unit {
+struct BlockUnit {
   int64_t x;        // offset of its columns in a token's
   int head, first;  // its first row
   int columns;      // rows of the state, columns of x
@@ -44,7 +44,7 @@ inline size_t forward_memory(int64_t states, Stages stages, int units, bool outp
                              stages.inputs() * int64_t{units} * kChunk * kSliceRows * 2 +
                              (output ? stages.mixes() * mix : 0) +
                              stages.decays() * units * static_cast<int64_t>(sizeof(Decays)) +
-                             units * static_cast<int64_t>(sizeof(Unit)));
+                             units * static_cast<int64_t>(sizeof(BlockUnit)));
 }
 
 }  // namespace hax::ssd

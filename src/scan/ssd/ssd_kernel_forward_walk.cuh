@@ -11,7 +11,7 @@ __device__ void ForwardBlock<T, N, kOutput>::enter(const UnitBlock& block) {
   count_ = block.count;
   if (threadIdx.x < plan_.units) {
     const int64_t index = block.first + min(static_cast<int>(threadIdx.x), block.count - 1);
-    Unit& unit = units_[threadIdx.x];
+    BlockUnit& unit = units_[threadIdx.x];
     unit.head = static_cast<int>(index / slices(p_.width));
     unit.first = static_cast<int>(index % slices(p_.width)) * kSliceRows;
     unit.columns = min(kSliceRows, static_cast<int>(p_.width) - unit.first);
@@ -43,10 +43,10 @@ __device__ void ForwardBlock<T, N, kOutput>::run(const Sequences::Range& range, 
   };
   const auto make = [&](const Chunk& chunk) {
     if (decays_unit >= count_) return;
-    const Unit& unit = units_[decays_unit];
+    const BlockUnit& unit = units_[decays_unit];
     make_decays<kOutput>(decays(chunk, decays_unit), p_, raw, chunk.tokens, unit.rate, unit.bias);
   };
-  Chunk chunk{begin, chunk_tokens(begin, end), 0, 0, 0};
+  Chunk chunk{begin, chunk_tokens<false>(p_.checkpoints, begin, end), 0, 0, 0};
   Chunk next = after(chunk, end);
   load_states(chunk, range);
   load_inputs(chunk, range);

@@ -31,16 +31,16 @@ __global__ void __launch_bounds__(kFlagThreads) clear_flags_kernel(int* flags, i
   if (i < count) flags[i] = 0;
 }
 
+void clear_flags(const device::Launcher& launch, int* flags, int64_t count) {
+  launch(clear_flags_kernel, ceil_div(count, kFlagThreads), kFlagThreads, 0, flags, count);
+}
+
 }  // namespace
 
 CudaDevice cuda_device(hax_device device) {
   const device::Launcher launch(device, nullptr, Forward::name);
   return {launch.processors(), static_cast<int64_t>(launch.shared_memory()),
           launch.warpgroup_products()};
-}
-
-void clear_flags(const device::Launcher& launch, int* flags, int64_t count) {
-  launch(clear_flags_kernel, ceil_div(count, kFlagThreads), kFlagThreads, 0, flags, count);
 }
 
 void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* stream) {

@@ -14,6 +14,4 @@ void launch_warpgroups(const device::Launcher&, const ForwardParams&, const Cuda
 template <class T>
 void launch_chunks(const device::Launcher&, const ForwardParams&, const CudaForwardPlan&);
 
-void clear_flags(const device::Launcher&, int* flags, int64_t count);
-
 }  // namespace hax::ssd
