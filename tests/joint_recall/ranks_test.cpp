@@ -201,6 +201,24 @@ TEST_F(RanksTest, ARankThatIsGoneEndsTheOthers) {
   }
 }
 
+// One that stands still holds its connections open; only its silence tells. Takes half a minute.
+TEST_F(RanksTest, ARankThatStandsStillEndsTheOthers) {
+  const auto ranks = start_ranks(
+      2, rank_args("still") + std::vector<std::string>{"--step", "100000", "--valid_step", "5"});
+  ASSERT_TRUE(ranks[0]->wait_until([&] {
+    std::error_code none;
+    return fs::exists(folder_ / "still", none) && !names_in(folder_ / "still").empty() &&
+           fs::exists(run_folder("still") / "best.safetensors", none);
+  }));
+  ranks[1]->signal(SIGSTOP);
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(ranks[0]->wait(), 1);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
+  EXPECT_TRUE(contains(ranks[0]->err(), "rank 1 was silent for 30 s")) << ranks[0]->err();
+  EXPECT_GE(Checkpoint(run_folder("still") / "last.safetensors").info().state.step, 5);
+  ranks[1]->signal(SIGKILL);
+}
+
 TEST_F(RanksTest, AStopSignalToOneRankStopsAllAtTheSameStep) {
   const std::vector<std::string> args =
       rank_args("runs") + std::vector<std::string>{"--step", "100000"};
