@@ -36,7 +36,7 @@ struct Inputs {
     return one_launch() && (sequences.packed() || !long_rows());
   }
   HAX_EVERYWHERE bool long_rows() const {
-    return !one_launch() || sequences.length > kCudaShortTokens;
+    return !one_launch() || sequences.longest > kCudaShortTokens;
   }
   HAX_INLINE SequenceTiles tiles() const { return {sequences, kTileTokens}; }
   HAX_EVERYWHERE SequenceTiles cuda_tiles() const { return {sequences, kCudaTileTokens}; }

@@ -11,7 +11,7 @@ namespace hax::key_score {
 namespace {
 
 void scan(const Inputs& p, const CudaQueryPlan& plan, const device::Launcher& launch) {
-  if (p.sequences.length <= kDirectTiles * kCudaTileTokens) return;
+  if (p.sequences.longest <= kDirectTiles * kCudaTileTokens) return;
   launch(scan_kernel, p.sequences.count() * p.heads, kScanThreads, 0, p, plan);
 }
 

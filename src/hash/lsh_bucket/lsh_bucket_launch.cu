@@ -17,7 +17,7 @@ void run_long(const Params& p, const CudaPlan& plan, const device::Launcher& lau
   const int64_t slots = p.cuda_tiles().slots();
   for (int digit = 0; digit < Digit::count(p.num_bits); ++digit) {
     launch(count_kernel<K>, slots * p.key_heads, kTileThreads, 0, p, plan, digit);
-    if (p.sequences.length > kDirectTiles * kCudaTileTokens) {
+    if (p.sequences.longest > kDirectTiles * kCudaTileTokens) {
       launch(place_kernel, rows, kPlaceThreads, 0, p, plan);
     }
     launch(move_kernel<K>, slots * p.key_heads, kTileThreads, 0, p, plan, digit);

@@ -50,7 +50,7 @@ void run_tiles(const Params& p, const CudaPlan& plan, bool vectors,
   const int64_t slots = p.cuda_tiles().slots();
   if (!plain) {
     launch(sums_kernel<T>, slots * p.heads, kSumThreads, 0, p, plan);
-    const bool few = p.sequences.length <= 32 * kCudaTileTokens;
+    const bool few = p.sequences.longest <= 32 * kCudaTileTokens;
     launch(scan_kernel<T>, p.sequences.count() * p.heads, few ? 256 : kScanThreads, 0, p, plan);
   }
   launch(plain ? project_kernel<T, Columns, true> : project_kernel<T, Columns, false>,
