@@ -36,6 +36,7 @@ void add_boundaries(CallOf<Args>& call, const Shape& s) {
   if (!s.packed) return;
   const std::vector<int64_t> at = item_boundaries();
   call.tensor(&Args::cu_seqlens, {kItems + 1}, HAX_INT64);
+  call.args.max_seqlen = kLongestItem;
   require(cudaMemcpy(call.args.cu_seqlens->data, at.data(), at.size() * sizeof(int64_t),
                      cudaMemcpyHostToDevice),
           "upload");
