@@ -48,6 +48,9 @@ HAX_API void hax_context_destroy(hax_context* context) HAX_NOEXCEPT;
  *   nondecreasing from 0 to L) the batch axis must be 1, and token t belongs to sequence s where
  *   cu_seqlens[s] <= t < cu_seqlens[s + 1]. Per-sequence tensors (states) then have S in place of B.
  *   On the CPU its content is checked; on CUDA it is the caller's duty.
+ * - max_seqlen, where a call has it, promises that no sequence in cu_seqlens is longer, so that work which only longer
+ *   ones need is left out; 0 promises nothing. It changes no result. Like cu_seqlens it is checked on the CPU and the
+ *   caller's duty on CUDA, where sequences longer than promised may get no results.
  * - Activations are fp32, fp16 or bf16, one type T for all activations of a call. Sums are kept in
  *   fp32 at least.
  */

@@ -33,6 +33,7 @@ typedef struct hax_key_score_forward_args {
   const hax_tensor* score;      /* out, (B, H, L), fp32 */
   float k_scale;                /* finite, not 0: multiplies k, usually the attention's scale */
   int32_t normalization;        /* HAX_KEY_SCORE_NORM_* */
+  int64_t max_seqlen;           /* with cu_seqlens: no sequence is longer; 0: unknown (hax/context.h) */
 } hax_key_score_forward_args;
 
 /* Errors: INVALID_ARGUMENT, UNSUPPORTED (types, N, device), WORKSPACE_TOO_SMALL, CUDA. */
@@ -65,6 +66,7 @@ typedef struct hax_key_score_backward_args {
   float k_scale;                /* as in forward */
   int32_t normalization;        /* as in forward */
   int32_t deterministic;        /* 1: the same bits every run; 0: the library may choose */
+  int64_t max_seqlen;           /* with cu_seqlens: no sequence is longer; 0: unknown (hax/context.h) */
 } hax_key_score_backward_args;
 
 HAX_API hax_status hax_key_score_backward_workspace(const hax_context* context,
@@ -134,6 +136,7 @@ typedef struct hax_key_select_forward_args {
   const hax_tensor* eviction;   /* out, (B, H, L), int32: j for a key that never enters, otherwise in
                                    (j, length]; counted from the sequence's start */
   int32_t budget;               /* >= 1 */
+  int64_t max_seqlen;           /* with cu_seqlens: no sequence is longer; 0: unknown (hax/context.h) */
 } hax_key_select_forward_args;
 
 /* Errors: INVALID_ARGUMENT, UNSUPPORTED, WORKSPACE_TOO_SMALL, CUDA. */

@@ -28,6 +28,7 @@ typedef struct hax_lsh_hash_forward_args {
   const hax_tensor* cu_seqlens; /* in, optional, (S + 1), int32 or int64 */
   const hax_tensor* code;       /* out, (B, H, L), int64 */
   int32_t statistics;           /* HAX_LSH_STATISTICS_* */
+  int64_t max_seqlen;           /* with cu_seqlens: no sequence is longer; 0: unknown (hax/context.h) */
 } hax_lsh_hash_forward_args;
 
 /* Errors: INVALID_ARGUMENT, UNSUPPORTED (types, sizes, device), WORKSPACE_TOO_SMALL, CUDA. */
@@ -54,6 +55,7 @@ typedef struct hax_lsh_bucket_forward_args {
   const hax_tensor* end;        /* out, (B, Hq, L), int32; begin <= end <= begin + budget */
   int32_t num_bits;             /* 1..63, bits of a code */
   int32_t budget;               /* >= 1 */
+  int64_t max_seqlen;           /* with cu_seqlens: no sequence is longer; 0: unknown (hax/context.h) */
 } hax_lsh_bucket_forward_args;
 
 /* Errors: INVALID_ARGUMENT (on the CPU also a code outside its range), UNSUPPORTED,

@@ -1,5 +1,6 @@
 #include "core/check.hpp"
 
+#include <algorithm>
 #include <limits>
 
 namespace hax {
@@ -173,11 +174,18 @@ Tensor Checker::output(const hax_tensor* given, const char* name, const TypeRule
   return view;
 }
 
-Sequences Checker::sequences(const hax_tensor* cu_seqlens, const Axis& batch, const Axis& length) {
+Sequences Checker::sequences(const hax_tensor* cu_seqlens, const Axis& batch, const Axis& length,
+                             int64_t max_seqlen) {
   Sequences result;
   result.batch = batch.value;
-  result.length = length.value;
-  if (!cu_seqlens) return result;
+  result.length = result.longest = length.value;
+  expect(max_seqlen >= 0, "max_seqlen: expected at least 0, got ", max_seqlen);
+  if (!cu_seqlens) {
+    expect(max_seqlen == 0 || max_seqlen >= length.value, "max_seqlen: expected 0 or at least ",
+           length.name, "=", length.value, " without cu_seqlens, got ", max_seqlen);
+    return result;
+  }
+  if (max_seqlen > 0) result.longest = std::min(max_seqlen, length.value);
   Axis boundaries{"S+1"};
   result.cu_seqlens = input(cu_seqlens, "cu_seqlens", {Type::int32, Type::int64}, {&boundaries});
   expect(boundaries.value >= 1, "cu_seqlens: expected at least one element, got 0");
@@ -189,6 +197,9 @@ Sequences Checker::sequences(const hax_tensor* cu_seqlens, const Axis& batch, co
     expect(result.boundary(s) <= result.boundary(s + 1), "cu_seqlens[", s + 1,
            "]: expected at least ", result.boundary(s), " as in the element before, got ",
            result.boundary(s + 1));
+    const int64_t own = result.boundary(s + 1) - result.boundary(s);
+    expect(own <= result.longest || max_seqlen == 0, "max_seqlen: expected at least ", own,
+           ", the length of sequence ", s, ", got ", max_seqlen);
   }
   expect(result.boundary(count) == length.value, "cu_seqlens[", count, "]: expected ", length.name,
          "=", length.value, ", got ", result.boundary(count));

@@ -2,6 +2,8 @@
 // args struct into Tensors; what it accepts is all that is supported.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <initializer_list>
 #include <string>
@@ -64,8 +66,9 @@ class Checker {
   }
 
   // Sequences of a (batch, length) pair of axes bound before. With cu_seqlens the batch must be 1, and on
-  // the CPU the content is checked unless this is a workspace query.
-  Sequences sequences(const hax_tensor* cu_seqlens, const Axis& batch, const Axis& length);
+  // the CPU the content is checked unless this is a workspace query. max_seqlen: the caller's promise, or 0.
+  Sequences sequences(const hax_tensor* cu_seqlens, const Axis& batch, const Axis& length,
+                      int64_t max_seqlen = 0);
 
   // Device of all tensors seen so far; the CPU if there was none.
   hax_device device() const { return device_; }
@@ -111,16 +114,26 @@ class Checker {
   const char* device_name_ = nullptr;  // argument that set device_
 };
 
+// Bytes of an args struct in its first release. max_seqlen is the first of the fields appended since.
+template <class Args>
+constexpr size_t first_size() {
+  if constexpr (requires(Args args) { args.max_seqlen; }) {
+    return offsetof(Args, max_seqlen);
+  } else {
+    return sizeof(Args);
+  }
+}
+
 // Copies an args struct, whatever version of it the caller was compiled with: missing fields at its end
-// are an error only below the first release's size, unknown ones only if they aren't 0.
+// are 0, and an error only below the first release's size; unknown ones are an error only if they aren't 0.
 template <class Args>
 Args read_struct(const Args* args, const char* function, const char* what) {
   if (!args)
     fail(HAX_ERROR_INVALID_ARGUMENT, function, ": ", what, ": expected a struct, got NULL");
   const size_t size = args->struct_size;
-  if (size < sizeof(Args)) {
+  if (size < first_size<Args>()) {
     fail(HAX_ERROR_INVALID_ARGUMENT, function, ": ", what, "->struct_size: expected at least ",
-         sizeof(Args), ", got ", size);
+         first_size<Args>(), ", got ", size);
   }
   const char* bytes = reinterpret_cast<const char*>(args);
   for (size_t i = sizeof(Args); i < size; ++i) {
@@ -129,8 +142,8 @@ Args read_struct(const Args* args, const char* function, const char* what) {
            sizeof(Args), " bytes, got ", size, " with fields set beyond them");
     }
   }
-  Args copy;
-  std::memcpy(&copy, args, sizeof(Args));
+  Args copy = {};
+  std::memcpy(&copy, args, std::min(size, sizeof(Args)));
   return copy;
 }
 

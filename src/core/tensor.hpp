@@ -47,9 +47,10 @@ struct Tensor {
 
 // How tokens fall into sequences: B rows of L tokens, or one row cut up by cu_seqlens.
 struct Sequences {
-  int64_t batch = 0;   // B
-  int64_t length = 0;  // L
-  Tensor cu_seqlens;   // none: every row is one sequence
+  int64_t batch = 0;    // B
+  int64_t length = 0;   // L
+  int64_t longest = 0;  // no sequence is longer
+  Tensor cu_seqlens;    // none: every row is one sequence
 
   struct Range {
     int64_t row;    // index on the batch axis

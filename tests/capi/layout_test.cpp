@@ -203,15 +203,16 @@ TEST(Layout, StructsKeepTheirOffsets) {
   HAX_FIELD(hax_ssd_step_args, dt_min, 104);
   HAX_FIELD(hax_ssd_step_args, dt_max, 108);
 
-  HAX_SIZE(hax_lsh_hash_forward_args, 48);
+  HAX_SIZE(hax_lsh_hash_forward_args, 56);
   HAX_FIELD(hax_lsh_hash_forward_args, struct_size, 0);
   HAX_FIELD(hax_lsh_hash_forward_args, x, 8);
   HAX_FIELD(hax_lsh_hash_forward_args, R, 16);
   HAX_FIELD(hax_lsh_hash_forward_args, cu_seqlens, 24);
   HAX_FIELD(hax_lsh_hash_forward_args, code, 32);
   HAX_FIELD(hax_lsh_hash_forward_args, statistics, 40);
+  HAX_FIELD(hax_lsh_hash_forward_args, max_seqlen, 48);
 
-  HAX_SIZE(hax_lsh_bucket_forward_args, 64);
+  HAX_SIZE(hax_lsh_bucket_forward_args, 72);
   HAX_FIELD(hax_lsh_bucket_forward_args, struct_size, 0);
   HAX_FIELD(hax_lsh_bucket_forward_args, code_q, 8);
   HAX_FIELD(hax_lsh_bucket_forward_args, code_k, 16);
@@ -221,8 +222,9 @@ TEST(Layout, StructsKeepTheirOffsets) {
   HAX_FIELD(hax_lsh_bucket_forward_args, end, 48);
   HAX_FIELD(hax_lsh_bucket_forward_args, num_bits, 56);
   HAX_FIELD(hax_lsh_bucket_forward_args, budget, 60);
+  HAX_FIELD(hax_lsh_bucket_forward_args, max_seqlen, 64);
 
-  HAX_SIZE(hax_key_score_forward_args, 96);
+  HAX_SIZE(hax_key_score_forward_args, 104);
   HAX_FIELD(hax_key_score_forward_args, struct_size, 0);
   HAX_FIELD(hax_key_score_forward_args, q, 8);
   HAX_FIELD(hax_key_score_forward_args, k, 16);
@@ -236,8 +238,9 @@ TEST(Layout, StructsKeepTheirOffsets) {
   HAX_FIELD(hax_key_score_forward_args, score, 80);
   HAX_FIELD(hax_key_score_forward_args, k_scale, 88);
   HAX_FIELD(hax_key_score_forward_args, normalization, 92);
+  HAX_FIELD(hax_key_score_forward_args, max_seqlen, 96);
 
-  HAX_SIZE(hax_key_score_backward_args, 152);
+  HAX_SIZE(hax_key_score_backward_args, 160);
   HAX_FIELD(hax_key_score_backward_args, struct_size, 0);
   HAX_FIELD(hax_key_score_backward_args, q, 8);
   HAX_FIELD(hax_key_score_backward_args, k, 16);
@@ -258,6 +261,7 @@ TEST(Layout, StructsKeepTheirOffsets) {
   HAX_FIELD(hax_key_score_backward_args, k_scale, 136);
   HAX_FIELD(hax_key_score_backward_args, normalization, 140);
   HAX_FIELD(hax_key_score_backward_args, deterministic, 144);
+  HAX_FIELD(hax_key_score_backward_args, max_seqlen, 152);
 
   HAX_SIZE(hax_ranking_loss_forward_args, 72);
   HAX_FIELD(hax_ranking_loss_forward_args, struct_size, 0);
@@ -279,12 +283,13 @@ TEST(Layout, StructsKeepTheirOffsets) {
   HAX_FIELD(hax_ranking_loss_backward_args, dloss, 40);
   HAX_FIELD(hax_ranking_loss_backward_args, dscore, 48);
 
-  HAX_SIZE(hax_key_select_forward_args, 40);
+  HAX_SIZE(hax_key_select_forward_args, 48);
   HAX_FIELD(hax_key_select_forward_args, struct_size, 0);
   HAX_FIELD(hax_key_select_forward_args, score, 8);
   HAX_FIELD(hax_key_select_forward_args, cu_seqlens, 16);
   HAX_FIELD(hax_key_select_forward_args, eviction, 24);
   HAX_FIELD(hax_key_select_forward_args, budget, 32);
+  HAX_FIELD(hax_key_select_forward_args, max_seqlen, 40);
 
   HAX_SIZE(hax_sparse_pattern, 56);
   HAX_FIELD(hax_sparse_pattern, struct_size, 0);

@@ -17,7 +17,7 @@ struct ScoreCase {
   Layout layout = Layout::compact;
   double tolerance = 2e-6;  // everything behind the inputs' rounding is fp32, but for:
   // On CUDA 16-bit activations and their weights keep 16 bits inside the MLP.
-  double score_tolerance() const {
+  double mlp_tolerance() const {
     return tests_use_cuda() && type.bits == 16 ? std::max(tolerance, 3e-5) : tolerance;
   }
   uint64_t seed = 1;
@@ -155,15 +155,15 @@ void expect_close_to_oracle(const ScoreCase& c, const hax_context* context) {
   const KeyScoreArgs want_args = c.oracle_args();
   const Array want = swap_last_two(oracle_key_score(want_args));
   EXPECT_TRUE(
-      expect_close("score", score(c, c.values(), context).array(), want, c.score_tolerance()));
+      expect_close("score", score(c, c.values(), context).array(), want, c.mlp_tolerance()));
   const ScoreGradients got = outputs(c);
   backward(c, c.dscore(), got, context);
   const KeyScoreGrads grads = oracle_key_score_backward(want_args, c.dscore());
-  EXPECT_TRUE(expect_close("dW1", got.dW1.array(), grads.dw1, c.tolerance));
-  EXPECT_TRUE(expect_close("db1", got.db1.array(), grads.db1, c.tolerance));
-  EXPECT_TRUE(expect_close("dW2", got.dW2.array(), grads.dw2, c.tolerance));
-  EXPECT_TRUE(expect_close("db2", got.db2.array(), grads.db2, c.tolerance));
-  EXPECT_TRUE(expect_close("dW3", got.dW3.array(), grads.dw3, c.tolerance));
+  EXPECT_TRUE(expect_close("dW1", got.dW1.array(), grads.dw1, c.mlp_tolerance()));
+  EXPECT_TRUE(expect_close("db1", got.db1.array(), grads.db1, c.mlp_tolerance()));
+  EXPECT_TRUE(expect_close("dW2", got.dW2.array(), grads.dw2, c.mlp_tolerance()));
+  EXPECT_TRUE(expect_close("db2", got.db2.array(), grads.db2, c.mlp_tolerance()));
+  EXPECT_TRUE(expect_close("dW3", got.dW3.array(), grads.dw3, c.mlp_tolerance()));
   double absolute = 0.0;  // of a sum of signed numbers, which may all but cancel
   for (const double d : c.dscore().data) absolute += std::abs(d);
   EXPECT_NEAR(got.db3.array().at(0), grads.db3.at(0), 1e-6 * absolute);

@@ -136,12 +136,12 @@ class OnTestDevice {
 };
 
 // Queries the workspace, runs the operator in exactly that much of it and answers its status. Waits for it
-// where tests run on a GPU.
+// where tests run on a GPU. struct_size: as the caller's version of the struct has it.
 template <class Args>
 hax_status run(hax_status (*query)(const hax_context*, const Args*, size_t*),
                hax_status (*call)(const hax_context*, const Args*, void*, size_t, void*),
-               const hax_context* context, Args args) {
-  args.struct_size = sizeof(Args);
+               const hax_context* context, Args args, size_t struct_size = sizeof(Args)) {
+  args.struct_size = struct_size;
   const OnTestDevice moved;
   size_t bytes = 0;
   if (const hax_status status = query(context, &args, &bytes); status != HAX_SUCCESS) return status;

@@ -28,7 +28,7 @@ struct Inputs {
   Sequences sequences;
   Tensor q, k, W1, b1, W2, b2, W3, b3;
 
-  // CUDA: whether there can be sequences that one launch scores (without a gradient), and others.
+  // CUDA: whether there can be sequences that one launch handles, and others.
   HAX_EVERYWHERE bool one_launch() const {
     return size_of(q.type) == 2 && features <= 32 && !sequence_norm;
   }
@@ -36,7 +36,7 @@ struct Inputs {
     return one_launch() && (sequences.packed() || !long_rows());
   }
   HAX_EVERYWHERE bool long_rows() const {
-    return !one_launch() || sequences.length > kCudaShortTokens;
+    return !one_launch() || sequences.longest > kCudaShortTokens;
   }
   HAX_INLINE SequenceTiles tiles() const { return {sequences, kTileTokens}; }
   HAX_EVERYWHERE SequenceTiles cuda_tiles() const { return {sequences, kCudaTileTokens}; }
@@ -95,9 +95,9 @@ struct ForwardPlan {
 // so the result doesn't depend on threads.
 struct CudaBackwardPlan {
   CudaQueryPlan query;
-  float* weights;  // W1, W2 (inputs, outputs) and W2 (outputs, inputs), fp32
-  int64_t parts;
-  float* gradients;  // of each part: dW1, dW2, db1, db2, dW3, db3
+  float* weights;                      // W1, W2 (inputs, outputs) and W2 (outputs, inputs), fp32
+  int64_t short_parts, parts;          // of sequences that one launch handles, and of others
+  float *short_gradients, *gradients;  // of each part: dW1, dW2, db1, db2, dW3, db3
 };
 
 struct BackwardPlan {
@@ -142,7 +142,7 @@ void cpu_backward(const BackwardParams&, const BackwardPlan&, int num_threads);
 // Words of CudaForwardPlan::weights.
 int64_t cuda_weight_words(const Inputs&);
 struct CudaBackwardSizes {
-  int64_t weights, parts, part_floats;
+  int64_t weights, short_parts, parts, part_floats;
 };
 CudaBackwardSizes cuda_backward_sizes(const Inputs&);
 void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);

@@ -24,7 +24,7 @@ void check_inputs(Checker& check, const Args& args, Shapes& s, Inputs& p) {
   p.b2 = check.input(args.b2, "b2", {Type::fp32}, {&s.width});
   p.W3 = check.input(args.W3, "W3", weight, {&s.one, &s.width});
   p.b3 = check.input(args.b3, "b3", {Type::fp32}, {&s.one});
-  p.sequences = check.sequences(args.cu_seqlens, s.batch, s.length);
+  p.sequences = check.sequences(args.cu_seqlens, s.batch, s.length, args.max_seqlen);
   check.expect(std::isfinite(args.k_scale) && args.k_scale != 0.0f,
                "k_scale: expected a finite number other than 0, got ", args.k_scale);
   check.supported(args.normalization == HAX_KEY_SCORE_NORM_FEATURE ||

@@ -2,6 +2,7 @@
 // ranking loss are few; they are gathered over tiles until there are enough for a batch.
 #pragma once
 
+#include "device/early_start.cuh"
 #include "hash/key_score/key_score_kernel_batch.cuh"
 
 namespace hax::key_score {
@@ -25,6 +26,7 @@ __global__ void __launch_bounds__(kQueryThreads)
        ++task) {
     InputReader<T> reader(p, plan.query, task);
     const SequenceTiles::Tile& tile = reader.tile;
+    if (p.one_launch() && tile.range.length <= kCudaShortTokens) continue;  // done already
     bool wanted = false;
     if (thread < tile.end - tile.begin) {
       dscore[thread] =
@@ -62,18 +64,23 @@ __global__ void __launch_bounds__(kQueryThreads)
     reduce_kernel(const __grid_constant__ BackwardParams p,
                   const __grid_constant__ CudaBackwardPlan plan) {
   __shared__ float sums[kReduceGroups][kReduceGradients];
+  device::wait_for_previous();
   const BackwardShape shape(p);
   const int lane = threadIdx.x % kReduceGradients, group = threadIdx.x / kReduceGradients;
   const int64_t index = int64_t{blockIdx.x} * kReduceGradients + lane;
   const int64_t row = index / shape.width, column = index % shape.width;
   const bool used = index < shape.gradient_floats();
-  const int64_t first = plan.parts * group / kReduceGroups;
-  const int64_t last = used ? plan.parts * (group + 1) / kReduceGroups : first;
   float sum = 0.0f;
+  const auto add = [&](const float* gradients, int64_t parts) {
+    const int64_t first = parts * group / kReduceGroups;
+    const int64_t last = used ? parts * (group + 1) / kReduceGroups : first;
 #pragma unroll 8
-  for (int64_t part = first; part < last; ++part) {
-    sum += plan.gradients[part * shape.gradient_floats() + index];
-  }
+    for (int64_t part = first; part < last; ++part) {
+      sum += gradients[part * shape.gradient_floats() + index];
+    }
+  };
+  add(plan.short_gradients, plan.short_parts);
+  add(plan.gradients, plan.parts);
   sums[group][lane] = sum;
   __syncthreads();
   if (group > 0 || !used) return;

@@ -5,15 +5,27 @@
 #include "hash/key_score/key_score_kernel_backward.cuh"
 #include "hash/key_score/key_score_kernel_prepare.cuh"
 #include "hash/key_score/key_score_kernel_short.cuh"
+#include "hash/key_score/key_score_kernel_short_backward.cuh"
 
 namespace hax::key_score {
 
 namespace {
 
 void scan(const Inputs& p, const CudaQueryPlan& plan, const device::Launcher& launch) {
-  if (p.sequences.length <= kDirectTiles * kCudaTileTokens) return;
+  if (p.sequences.longest <= kDirectTiles * kCudaTileTokens) return;
   launch(scan_kernel, p.sequences.count() * p.heads, kScanThreads, 0, p, plan);
 }
+
+// What the kernels for short sequences read with wider accesses.
+struct ShortAccess {
+  bool vectors;       // features, eight at once
+  bool weight_pairs;  // of an even number of features none stands alone
+
+  explicit ShortAccess(const Inputs& p)
+      : vectors(features_move_in_vectors(p.q) && features_move_in_vectors(p.k)),
+        weight_pairs(p.W1.type == p.W2.type && device::moves_in_vectors<2>(p.W1) &&
+                     device::moves_in_vectors<2>(p.W2) && p.features % 2 == 0) {}
+};
 
 }  // namespace
 
@@ -24,8 +36,9 @@ CudaBackwardSizes cuda_backward_sizes(const Inputs& p) {
   // Three blocks a multiprocessor, as gradients are few and a batch takes long; fewer where a part is large.
   constexpr int64_t kParts = 396, kFloats = int64_t{8} << 20;
   const int64_t parts = std::max<int64_t>(8, std::min(kParts, kFloats / shape.gradient_floats()));
-  return {3 * shape.matrix(), std::min(parts, p.cuda_tiles().slots() * p.heads),
-          shape.gradient_floats()};
+  const int64_t tiles = p.cuda_tiles().slots() * p.heads;
+  return {3 * shape.matrix(), p.short_rows() ? std::min<int64_t>(kShortParts, tiles) : 0,
+          p.long_rows() ? std::min(parts, tiles) : 0, shape.gradient_floats()};
 }
 
 void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* stream) {
@@ -37,11 +50,9 @@ void cuda_forward(const ForwardParams& p, const CudaForwardPlan& plan, void* str
     using T = typename decltype(type)::type;
     if constexpr (sizeof(T) == 2) {
       if (p.short_rows()) {
-        const bool vectors = features_move_in_vectors(p.q) && features_move_in_vectors(p.k);
-        // Two neighbouring weights with one access; of an even number of features none stands alone.
-        const bool pairs = p.W1.type == p.W2.type && device::moves_in_vectors<2>(p.W1) &&
-                           device::moves_in_vectors<2>(p.W2) && p.features % 2 == 0;
-        launch(short_kernel<T>, tiles, kQueryThreads, 0, p, vectors, pairs);
+        const ShortAccess access(p);
+        launch.early(short_kernel<T>, tiles, kQueryThreads, 0, p, access.vectors,
+                     access.weight_pairs);
       }
       if (!p.long_rows()) return;
     }
@@ -62,14 +73,19 @@ void cuda_backward(const BackwardParams& p, const CudaBackwardPlan& plan, void* 
   const BackwardShape shape(p);
   dispatch_float(p.q.type, [&](auto type) {
     using T = typename decltype(type)::type;
+    if constexpr (sizeof(T) == 2) {
+      const ShortAccess access(p);
+      launch.early(short_gradient_kernel<T>, plan.short_parts, kQueryThreads,
+                   sizeof(ShortBackwardMemory<T>), p, plan, access.vectors, access.weight_pairs);
+    }
     if (plan.parts == 0) return;
     launch(prepare_backward_kernel<T>, tiles + ceil_div(3 * shape.matrix(), kQueryThreads),
            kQueryThreads, 0, p, plan);
     scan(p, plan.query, launch);
     launch(gradient_kernel<T>, plan.parts, kQueryThreads, shape.shared_bytes(), p, plan);
   });
-  launch(reduce_kernel, ceil_div(shape.gradient_floats(), kReduceGradients), kQueryThreads, 0, p,
-         plan);
+  launch.early(reduce_kernel, ceil_div(shape.gradient_floats(), kReduceGradients), kQueryThreads, 0,
+               p, plan);
 }
 
 }  // namespace hax::key_score

@@ -75,9 +75,13 @@ BackwardPlan Backward::plan(const BackwardParams& p, const Context& context, Wor
   if constexpr (kWithCuda) {
     if (use_cuda(p.device, name)) {
       const CudaBackwardSizes sizes = cuda_backward_sizes(p);
-      plan.cuda.query = plan_cuda_query(p, workspace);
-      plan.cuda.weights = workspace.take<float>(sizes.weights);
+      if (p.long_rows()) {
+        plan.cuda.query = plan_cuda_query(p, workspace);
+        plan.cuda.weights = workspace.take<float>(sizes.weights);
+      }
+      plan.cuda.short_parts = sizes.short_parts;
       plan.cuda.parts = sizes.parts;
+      plan.cuda.short_gradients = workspace.take<float>(sizes.short_parts * sizes.part_floats);
       plan.cuda.gradients = workspace.take<float>(sizes.parts * sizes.part_floats);
       return plan;
     }

@@ -11,7 +11,7 @@ Params Forward::check(Checker& check, const Args& args) {
   check.range(length, 0, std::numeric_limits<int32_t>::max());
   p.eviction = check.output(args.eviction, "eviction", {Type::int32}, {&batch, &heads, &length});
   check.expect(args.budget >= 1, "budget: expected at least 1, got ", args.budget);
-  p.sequences = check.sequences(args.cu_seqlens, batch, length);
+  p.sequences = check.sequences(args.cu_seqlens, batch, length, args.max_seqlen);
   p.heads = heads.value;
   p.budget = args.budget;
   p.device = check.device();

@@ -8,12 +8,12 @@ namespace {
 
 Plan plan_cuda(const Params& p, Workspace& workspace) {
   const int64_t length = p.sequences.length;
-  const int64_t kept = std::min(p.budget, length);
+  const int64_t kept = std::min(p.budget, p.sequences.longest);
   Plan plan = {};
   if (kept <= kMaxListed) {
     for (plan.listed = 32; plan.listed < kept;) plan.listed *= 2;
   }
-  plan.several = length > kChunkTokens;
+  plan.several = p.sequences.longest > kChunkTokens;
   const bool lists = plan.several && plan.listed > 0;
   plan.best = workspace.take<uint64_t>(lists ? p.chunks().slots() * p.heads * plan.listed : 0);
   const int64_t keys = p.sequences.batch * p.heads * length;

@@ -18,7 +18,7 @@ Params Forward::check(Checker& check, const Args& args) {
   check.expect(args.num_bits >= 1 && args.num_bits <= 63, "num_bits: expected 1 to 63, got ",
                args.num_bits);
   check.expect(args.budget >= 1, "budget: expected at least 1, got ", args.budget);
-  p.sequences = check.sequences(args.cu_seqlens, batch, length);
+  p.sequences = check.sequences(args.cu_seqlens, batch, length, args.max_seqlen);
   p.query_heads = query_heads.value;
   p.key_heads = key_heads.value;
   p.num_bits = args.num_bits;

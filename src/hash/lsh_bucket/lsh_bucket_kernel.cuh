@@ -1,6 +1,7 @@
 // What lsh_bucket's CUDA kernels share: codes, a block's stable ranks by digit, and search.
 #pragma once
 
+#include "device/early_start.cuh"
 #include "device/warp.cuh"
 #include "hash/lsh_bucket/lsh_bucket.hpp"
 

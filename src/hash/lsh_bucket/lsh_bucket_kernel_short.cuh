@@ -153,6 +153,8 @@ __device__ void bucket_short(const Params& p, const Sequences::Range& range, int
 template <class Key>
 __global__ void __launch_bounds__(kShortThreads) short_kernel(const __grid_constant__ Params p) {
   extern __shared__ uint4 memory[];
+  device::wait_for_previous();
+  device::start_next();
   const Sequences::Range range = p.sequences.range(blockIdx.x / p.key_heads);
   if (range.length == 0 || range.length > kCudaShortTokens) return;
   bucket_short(p, range, blockIdx.x % p.key_heads, *reinterpret_cast<ShortMemory<Key>*>(memory));

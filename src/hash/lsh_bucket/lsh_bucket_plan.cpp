@@ -20,7 +20,7 @@ Plan plan_cpu(const Params& p, const Context& context, Workspace& workspace) {
 
 CudaPlan plan_cuda(const Params& p, Workspace& workspace) {
   CudaPlan plan;
-  plan.long_rows = p.sequences.length > kCudaShortTokens;
+  plan.long_rows = p.sequences.longest > kCudaShortTokens;
   plan.short_rows = !plan.long_rows || p.sequences.packed();
   const int64_t keys = plan.long_rows ? p.sequences.batch * p.key_heads * p.sequences.length : 0;
   const int64_t tiles = plan.long_rows ? p.cuda_tiles().slots() * p.key_heads : 0;

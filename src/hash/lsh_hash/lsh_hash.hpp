@@ -35,7 +35,7 @@ struct Params {
     return statistics == HAX_LSH_STATISTICS_SEQUENCE && (sequences.packed() || !long_rows());
   }
   HAX_EVERYWHERE bool long_rows() const {
-    return statistics != HAX_LSH_STATISTICS_SEQUENCE || sequences.length > kCudaShortTokens;
+    return statistics != HAX_LSH_STATISTICS_SEQUENCE || sequences.longest > kCudaShortTokens;
   }
   HAX_EVERYWHERE bool handled_short(int64_t length) const {
     return statistics == HAX_LSH_STATISTICS_SEQUENCE && length <= kCudaShortTokens;

@@ -16,7 +16,7 @@ Params Forward::check(Checker& check, const Args& args) {
       "statistics: expected HAX_LSH_STATISTICS_NONE (0), SEQUENCE (1) or CAUSAL (2), got ",
       args.statistics);
   p.statistics = args.statistics;
-  p.sequences = check.sequences(args.cu_seqlens, batch, length);
+  p.sequences = check.sequences(args.cu_seqlens, batch, length, args.max_seqlen);
   p.heads = heads.value;
   p.features = features.value;
   p.bits = bits.value;

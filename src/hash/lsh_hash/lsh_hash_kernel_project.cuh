@@ -142,15 +142,14 @@ __device__ Sums sums_between(const Params& p, const SequenceTiles::Tile& tile, i
   return scan_groups(sums, lanes, shared);
 }
 
-// Blocks for every (slot of a tile, group of heads, part of the tile).
-template <class T, int Columns, bool Plain>
-__global__ void __launch_bounds__(kProjectThreads, Plain&& Columns == 2 ? 3 : 2)
+// Blocks for every (slot of a tile, group of heads, part of the tile), for sequences with statistics.
+template <class T, int Columns>
+__global__ void __launch_bounds__(kProjectThreads, 2)
     project_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan,
                    bool vectors) {
-  constexpr int kPieces = Plain ? kExactPieces<T> : 3;
   constexpr int kParts = static_cast<int>(kCudaTileTokens / kProjectTokens);
   extern __shared__ uint4 memory[];
-  __shared__ Sums shared[Plain ? 1 : kProjectThreads];
+  __shared__ Sums shared[kProjectThreads];
   uint2* R = reinterpret_cast<uint2*>(memory);
   const int features = static_cast<int>(p.features), groups = head_groups(p.heads);
   const int64_t part = blockIdx.x % kParts, group = blockIdx.x / kParts % groups;
@@ -167,10 +166,7 @@ __global__ void __launch_bounds__(kProjectThreads, Plain&& Columns == 2 ? 3 : 2)
   for (int panel = 0; panel * kPanelBits < p.bits; ++panel) {
     __syncthreads();
     load_projection<Columns>(p, panel, R);
-    if constexpr (Plain) {
-      __syncthreads();
-      project_tokens<T, Columns, kPieces>(reader, R, begin, end, heads, panel);
-    } else if (p.statistics == HAX_LSH_STATISTICS_SEQUENCE) {
+    if (p.statistics == HAX_LSH_STATISTICS_SEQUENCE) {
       const float* norms = plan.norms + (tile.sequence * p.heads + head) * 3 * features;
       const int row = norm_row(features);
       for (int i = threadIdx.x; i < heads * 3 * row; i += kProjectThreads) {
@@ -178,7 +174,7 @@ __global__ void __launch_bounds__(kProjectThreads, Plain&& Columns == 2 ? 3 : 2)
       }
       reader.norms = rest;
       __syncthreads();
-      project_tokens<T, Columns, kPieces>(reader, R, begin, end, heads, panel);
+      project_tokens<T, Columns, 3>(reader, R, begin, end, heads, panel);
     } else {
       const int tokens = causal_tokens(p.features);
       const FeatureLanes lanes(p.features, kProjectThreads);

@@ -2,6 +2,7 @@
 // leaving the cache.
 #pragma once
 
+#include "device/early_start.cuh"
 #include "hash/lsh_hash/lsh_hash_kernel_project.cuh"
 
 namespace hax::lsh_hash {
@@ -83,6 +84,8 @@ template <class T, int Columns>
 __global__ void __launch_bounds__(kShortThreads)
     short_kernel(const __grid_constant__ ShortInputs inputs, bool vectors, int64_t norms_at) {
   extern __shared__ uint4 memory[];
+  device::wait_for_previous();
+  device::start_next();
   int64_t row = blockIdx.x / inputs.parts;
   const int64_t part = blockIdx.x % inputs.parts;
   const bool second = row >= inputs.rows[0];

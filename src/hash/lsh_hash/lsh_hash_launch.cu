@@ -2,6 +2,7 @@
 
 #include "core/dispatch.hpp"
 #include "device/launch.cuh"
+#include "hash/lsh_hash/lsh_hash_kernel_plain.cuh"
 #include "hash/lsh_hash/lsh_hash_kernel_short.cuh"
 
 namespace hax::lsh_hash {
@@ -30,8 +31,8 @@ void run_short(const Params& p, const Params* other, bool vectors, const device:
   const int64_t rows = inputs.rows[0] + inputs.rows[1];
   if (rows < kFewRows) inputs.parts = 2;
   const int64_t norms_at = std::max(projection_bytes(p, Columns), sum_bytes(p.features));
-  launch(short_kernel<T, Columns>, rows * inputs.parts, kShortThreads,
-         norms_at + 3 * norm_row(p.features) * sizeof(float), inputs, vectors, norms_at);
+  launch.early(short_kernel<T, Columns>, rows * inputs.parts, kShortThreads,
+               norms_at + 3 * norm_row(p.features) * sizeof(float), inputs, vectors, norms_at);
 }
 
 // Calls f(type, columns) with what the kernels are compiled for. Columns of 8 bits: as many as a
@@ -44,16 +45,22 @@ void dispatch(const Params& p, F&& f) {
 }
 
 template <class T, int Columns>
+void run_plain(const Params& p, bool vectors, const device::Launcher& launch) {
+  const int64_t units =
+      p.sequences.batch * head_groups(p.heads) * ceil_div(p.sequences.length, kRows);
+  const int64_t blocks = int64_t{launch.processors()} * kPlainBlocks;
+  launch.early(plain_kernel<T, Columns>, std::min(units, blocks), kProjectThreads,
+               projection_bytes(p, Columns), p, vectors);
+}
+
+template <class T, int Columns>
 void run_tiles(const Params& p, const CudaPlan& plan, bool vectors,
                const device::Launcher& launch) {
-  const bool plain = p.statistics == HAX_LSH_STATISTICS_NONE;
   const int64_t slots = p.cuda_tiles().slots();
-  if (!plain) {
-    launch(sums_kernel<T>, slots * p.heads, kSumThreads, 0, p, plan);
-    const bool few = p.sequences.length <= 32 * kCudaTileTokens;
-    launch(scan_kernel<T>, p.sequences.count() * p.heads, few ? 256 : kScanThreads, 0, p, plan);
-  }
-  launch(plain ? project_kernel<T, Columns, true> : project_kernel<T, Columns, false>,
+  launch(sums_kernel<T>, slots * p.heads, kSumThreads, 0, p, plan);
+  const bool few = p.sequences.longest <= 32 * kCudaTileTokens;
+  launch(scan_kernel<T>, p.sequences.count() * p.heads, few ? 256 : kScanThreads, 0, p, plan);
+  launch(project_kernel<T, Columns>,
          slots * head_groups(p.heads) * (kCudaTileTokens / kProjectTokens), kProjectThreads,
          project_bytes(p, Columns), p, plan, vectors);
 }
@@ -66,6 +73,9 @@ void cuda_forward(const Params& p, const CudaPlan& plan, void* stream) {
   const bool vectors = features_move_in_vectors(p.x);
   dispatch(p, [&](auto type, auto columns) {
     using T = typename decltype(type)::type;
+    if (p.statistics == HAX_LSH_STATISTICS_NONE) {
+      return run_plain<T, columns.value>(p, vectors, launch);
+    }
     if (p.short_rows()) {
       run_short<T, columns.value>(p, nullptr, vectors, launch);
     }
