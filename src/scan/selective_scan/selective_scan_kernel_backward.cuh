@@ -24,15 +24,8 @@ class BackwardBlock {
         first_of_slice_(first_of_slice) {
     ready_tiles(shared.tile, p, work);
     load_rates(rate_, p, work.channels, place());
-    for (int i = thread_index(); i < S::kStagers; i += S::kThreads) {
-      shared.skip_sums[i] = shared.bias_sums[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    }
+    shared.staged.clear();
     clear_rows<S>(shared.rows);
-    auto* const weights = &shared.weights[0][0];
-    for (int i = thread_index(); i < static_cast<int>(sizeof(shared.weights) / sizeof(Weights));
-         i += S::kThreads) {
-      weights[i] = make_uint4(0, 0, 0, 0);
-    }
     if (thread_index() == 0) {
       const int64_t token = (slice * p.batch + work.row) * p.length + work.begin;
       shared.shares = plan.shares + (token * p.groups + work.channels.group) * 2 * p.states;
@@ -58,6 +51,10 @@ class BackwardBlock {
       }
       if (plan_.turns && range.begin < begin_) hand_over();
       stop = range.begin;
+    }
+    if constexpr (S::kPacked) {
+      const unsigned thread = thread_index();
+      unpack_numbers(dA_, shared_.staged.dA[0][thread], shared_.staged.dA[1][thread]);
     }
     store_sums(shared_, p_, plan_, dA_);
   }
@@ -117,6 +114,8 @@ class BackwardBlock {
       gather_states<S>(plan_, row_, segment_, range.begin / plan_.segment / plan_.walk,
                        block_.index, place());
     }
+    std::conditional_t<S::kPacked, RawElements, int> raw;
+    if constexpr (S::kPacked) raw = load_packed(shared_.tile, p_, tile, channels, true);
     device::wait_for_copies<0>();
     __syncthreads();
 #pragma unroll 1
@@ -129,10 +128,18 @@ class BackwardBlock {
       }
       Carry carry;  // on its way while elements are staged
       if (carried) carry = load_carry(index);
-      stage_elements(shared_.tile, p_, plan_, tile, channels, true,
-                     [&](const ElementPlace<S>& place, const Elements& e) {
-                       keep_elements(shared_, place, e, index % 2);
+      PackedScales scales;
+      if constexpr (S::kPacked) {
+        stage_packed(scales, shared_.tile, p_, tile, raw, true,
+                     [&](const LanePlace& place, const Elements& e) {
+                       shared_.staged.keep(place, raw, e, scales, index % 2);
                      });
+      } else {
+        stage_elements(shared_.tile, p_, plan_, tile, channels, true,
+                       [&](const ElementPlace<S>& place, const Elements& e) {
+                         keep_elements(shared_, place, e, index % 2);
+                       });
+      }
       stage_rows<S>(shared_.rows[0], shared_.tile, p_, tile, true, thread_index(), S::kThreads);
       if (carried) add_carry(h, carry);
       __syncthreads();  // all are done with the tile behind, too
@@ -141,11 +148,26 @@ class BackwardBlock {
       }
       device::commit_copies();
       const LanePlace own = place();
-      scan_tile_back<S>(shared_.tile, shared_.rows[S::kVectors ? index % 2 : 0],
-                        shared_.warps[own.warp], own, rate_, h, dh_, dA_);
-      device::wait_for_copies<0>();
-      S::sync();
-      finish_elements(shared_, p_, plan_, tile, channels);
+      const auto& rows = shared_.rows[S::kVectors ? index % 2 : 0];
+      auto& memory = shared_.warps[own.warp];
+      if constexpr (S::kPacked) {
+        Products<S> products(rows, own, scales);
+        float dA[8];  // the tile's
+        scan_tile_back<S>(products, shared_.tile, memory, own, rate_, h, dh_, dA, [&] {
+          if (index > 0) {
+            raw = load_packed(shared_.tile, p_, {tile.first - S::kTile, S::kTile}, channels, true);
+          }
+        });
+        shared_.staged.add_dA(dA);
+        device::wait_for_copies<0>();
+        finish_packed(shared_.staged, shared_.tile, p_, tile, channels, products, scales);
+      } else {
+        Products<S> products(shared_.tile, rows, own);
+        scan_tile_back<S>(products, shared_.tile, memory, own, rate_, h, dh_, dA_, [] {});
+        device::wait_for_copies<0>();
+        S::sync();
+        finish_elements(shared_, p_, plan_, tile, channels);
+      }
       if (S::kAlone) __syncthreads();
       if (plan_.shares) flush_shares(shared_, p_, plan_, tile, index % 2, first_of_slice_);
       if (index == 0) break;
@@ -170,7 +192,7 @@ class BackwardBlock {
 
   // Begins to bring the piece's tile `index`; `state`: also that before it.
   __device__ void fetch(const Tile& tile, int index, int channels, bool state) {
-    fetch_elements(shared_.tile, p_, plan_, tile, channels, true);
+    if (!S::kPacked) fetch_elements(shared_.tile, p_, plan_, tile, channels, true);
     fetch_rows<S>(shared_.rows[S::kVectors ? index % 2 : 0], shared_.tile, p_, plan_, tile, true,
                   thread_index(), S::kThreads);
     if (S::kVectors && state) {
@@ -230,7 +252,7 @@ class BackwardBlock {
 // A block for every (segment, row, group, slice), the last segments first, slices fastest. Where segments wait
 // for each other blocks take turns as they start, so that those waited for are on their way.
 template <class S>
-__global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 3 : 1)
+__global__ void __launch_bounds__(S::kThreads, S::kPacked ? 4 : S::kWarps == kFewWarps ? 3 : 1)
     backward_kernel(const __grid_constant__ BackwardParams p,
                     const __grid_constant__ CudaBackwardPlan plan) {
   extern __shared__ __align__(16) unsigned char memory[];
