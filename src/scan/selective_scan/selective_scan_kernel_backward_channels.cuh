@@ -29,8 +29,8 @@ __device__ void store_weights(PackedWeights<S>& weights, const PackedScales& sca
       {scales[0][0], scales[1][0], scales[0][1], scales[1][1]});
 }
 template <class S>
-__device__ void load_weights(uint32_t (&to)[4], const PackedWeights<S>& weights, int t,
-                             int channel, int lane) {
+__device__ void load_weights(uint32_t (&to)[4], const PackedWeights<S>& weights, int t, int channel,
+                             int lane) {
   device::load_matrix_x4(to, &weights[channel / kWarpChannels][lane / 8][t][0]);
 }
 

@@ -53,6 +53,7 @@ struct BackwardShared {
     const StartNumber<S>* states;  // of the block where its tiles start, plan.numbers apart
     const float* elapsed;          // likewise, where something comes into the walk
     const float* carry;            // what comes into the walk
+    bool starts;                   // with the sequence's first token
   } piece;
   float* shares;  // of the segment's first token
 };

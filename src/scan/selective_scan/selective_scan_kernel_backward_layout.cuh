@@ -24,9 +24,12 @@ struct BackwardShape {
   static constexpr bool kAlone = Alone, kVectors = Vectors;
   // Whether lanes stage the elements whose sums tensor cores give them: selective_scan_kernel_backward_packed.cuh.
   static constexpr bool kPacked = Alone && type_of<T> == Type::bf16;
-  // Tokens of a tile whose decays are computed twice, so that registers last for four blocks a multiprocessor.
+  static constexpr int kBlocksAtOnce = kPacked              ? 4
+                                       : Warps == kFewWarps ? 3
+                                                            : 1;  // on a multiprocessor
+  // Tokens of a tile whose decays are computed twice, so that registers last for four blocks.
   static constexpr int kDecaysAgain = kPacked ? 2 : 0;
-  static constexpr int kPrefetchAt = 3;
+  static constexpr int kPrefetchAt = 3;  // the token where the next tile's elements are asked for
   static constexpr int kWarps = Warps;
   static constexpr int kThreads = Warps * device::kWarp;
   static constexpr int kTile = backward_tile(Warps);

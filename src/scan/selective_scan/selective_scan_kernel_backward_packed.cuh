@@ -39,21 +39,21 @@ __device__ void for_words(const TileShared<S>& shared, int which, const Tile& ti
   }
 }
 
+// Zeros for a tile without tokens. No branches: where they join, words still under way would be waited for.
 template <class S>
-__device__ RawElements load_packed(const TileShared<S>& shared, const BackwardParams& p,
-                                   const Tile& tile, int channels, bool gradients) {
+__device__ void load_packed(RawElements& raw, const TileShared<S>& shared, const BackwardParams& p,
+                            const Tile& tile, int channels, bool gradients) {
   const LanePlace place(1);
-  RawElements raw = {};
-  const auto load = [&](uint32_t(&to)[2], int which) {
+  const auto load = [&](uint32_t(&to)[2], int which, bool wanted) {
     for_words(shared, which, tile, channels, place, [&](int i, const void* from, bool valid) {
-      to[i] = load_word_in_place(from, valid);
+      to[i] = load_word_in_place(from, valid && wanted);
     });
   };
-  load(raw.u, kU);
-  load(raw.delta, kDelta);
-  if (gradients) load(raw.dy, kDy);
-  if (gradients && p.z) load(raw.z, kZ);
-  return raw;
+  load(raw.u, kU, true);
+  load(raw.delta, kDelta, true);
+  if (!gradients) return;
+  load(raw.dy, kDy, true);
+  load(raw.z, kZ, static_cast<bool>(p.z));
 }
 
 __device__ inline void unpack_elements(float (&to)[4], const uint32_t (&words)[2]) {
@@ -158,7 +158,8 @@ __device__ void finish_packed(PackedStaged<S>& staged, const TileShared<S>& shar
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
       const int e = 2 * i + m;
-      const float g = __uint_as_float(i ? scales[1][m] & 0xffff0000u : scales[1][m] << 16), own_skip = m ? skip.y : skip.x;
+      const float g = __uint_as_float(i ? scales[1][m] & 0xffff0000u : scales[1][m] << 16),
+                  own_skip = m ? skip.y : skip.x;
       const float of_input = products.sum(0, m, i);
       values[0][m] = fmaf(m ? dt.y : dt.x, of_input, own_skip * g);
       values[1][m] = fmaf(u[e], of_input, device::kLn2 * products.sum(1, m, i)) * of_dt[e];

@@ -35,8 +35,7 @@ class PackedProducts {
   __device__ void ready_sums(const float (&rate)[8]) {
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
-      const uint2 pairs =
-          *reinterpret_cast<const uint2*>(&rows_[which][0][place_.r][4 * place_.c]);
+      const uint2 pairs = *reinterpret_cast<const uint2*>(&rows_[which][0][place_.r][4 * place_.c]);
       inner_[which][0] = __byte_perm(pairs.x, pairs.y, 0x5410);
       inner_[which][1] = __byte_perm(pairs.x, pairs.y, 0x7632);
     }

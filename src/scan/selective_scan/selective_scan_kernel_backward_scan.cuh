@@ -18,7 +18,8 @@ __device__ float2 steps_at(const TileShared<S>& tile, const LanePlace& place, in
 }
 
 // h: the state before the tile. dh: gradient of the state behind it, then before it. Decays stay in registers,
-// states in the warp's memory. midway: called when half of the decays' registers are free again.
+// states in the warp's memory. midway: called when most of the decays'
+// registers are free again.
 template <class S, class F>
 __device__ void scan_tile_back(Products<S>& products, const TileShared<S>& tile,
                                typename Products<S>::Memory& own, const LanePlace& place,

@@ -150,8 +150,8 @@ class SweepBlock {
     int parity = 0;
     S::sync();  // the tile before may still be in use
     fetch(tile, channels, parity, kAdjoint);
-    std::conditional_t<S::kPacked, RawElements, int> raw;
-    if constexpr (S::kPacked) raw = load_packed(shared_.tile, p_, tile, channels, kAdjoint);
+    std::conditional_t<S::kPacked, RawElements, int> raw = {};
+    if constexpr (S::kPacked) load_packed(raw, shared_.tile, p_, tile, channels, kAdjoint);
 #pragma unroll 1
     for (int t = 0; t < count;) {
       device::wait_for_copies<0>();
@@ -179,7 +179,7 @@ class SweepBlock {
         tile = tile_at(t);
         parity ^= 1;
         fetch(tile, channels, parity, kAdjoint);
-        if constexpr (S::kPacked) raw = load_packed(shared_.tile, p_, tile, channels, kAdjoint);
+        if constexpr (S::kPacked) load_packed(raw, shared_.tile, p_, tile, channels, kAdjoint);
       }
       if constexpr (S::kPacked) {
         Products<S> products(rows, place_, scales);
