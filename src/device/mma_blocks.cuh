@@ -14,6 +14,16 @@ __device__ inline void add_mma_16x8x8_bf16(float (&d)[4], const uint32_t (&a)[2]
       : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 
+// Pairs of bf16: a b, and a b + c rounded once.
+__device__ inline uint32_t add_product_pairs_bf16(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t sum;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+  return sum;
+}
+__device__ inline uint32_t multiply_pairs_bf16(uint32_t a, uint32_t b) {
+  return add_product_pairs_bf16(a, b, 0x80008000u);  // with -0, which changes no product
+}
+
 // Four 8 x 8 blocks of 16-bit elements to 512 aligned bytes of shared memory, block after block, row after row.
 __device__ inline void store_matrix_x4(void* to, int lane, const uint32_t (&from)[4]) {
 #if __CUDA_ARCH__ >= 900

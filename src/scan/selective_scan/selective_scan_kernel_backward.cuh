@@ -24,15 +24,8 @@ class BackwardBlock {
         first_of_slice_(first_of_slice) {
     ready_tiles(shared.tile, p, work);
     load_rates(rate_, p, work.channels, place());
-    for (int i = thread_index(); i < S::kStagers; i += S::kThreads) {
-      shared.skip_sums[i] = shared.bias_sums[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    }
+    shared.staged.clear();
     clear_rows<S>(shared.rows);
-    auto* const weights = &shared.weights[0][0];
-    for (int i = thread_index(); i < static_cast<int>(sizeof(shared.weights) / sizeof(Weights));
-         i += S::kThreads) {
-      weights[i] = make_uint4(0, 0, 0, 0);
-    }
     if (thread_index() == 0) {
       const int64_t token = (slice * p.batch + work.row) * p.length + work.begin;
       shared.shares = plan.shares + (token * p.groups + work.channels.group) * 2 * p.states;
@@ -58,6 +51,10 @@ class BackwardBlock {
       }
       if (plan_.turns && range.begin < begin_) hand_over();
       stop = range.begin;
+    }
+    if constexpr (S::kPacked) {
+      const unsigned thread = thread_index();
+      unpack_numbers(dA_, shared_.staged.dA[0][thread], shared_.staged.dA[1][thread]);
     }
     store_sums(shared_, p_, plan_, dA_);
   }
@@ -107,7 +104,7 @@ class BackwardBlock {
     const int to = static_cast<int>(stop - begin_), channels = block_.count;
     const bool carried = range.begin < segment_ / plan_.walk * plan_.walk * plan_.segment;
     __syncthreads();  // the piece before may still be in use
-    if (threadIdx.x == 0) shared_.piece = piece_of(from, carried);
+    if (threadIdx.x == 0) shared_.piece = piece_of(from, starts, carried);
     __syncthreads();
     int index = (to - 1 - from) / S::kTile;
     Tile tile = {from + index * S::kTile, to - from - index * S::kTile};
@@ -117,35 +114,65 @@ class BackwardBlock {
       gather_states<S>(plan_, row_, segment_, range.begin / plan_.segment / plan_.walk,
                        block_.index, place());
     }
+    std::conditional_t<S::kPacked, RawElements, int> raw;
+    if constexpr (S::kPacked) load_packed(raw, shared_.tile, p_, tile, channels, true);
     device::wait_for_copies<0>();
     __syncthreads();
 #pragma unroll 1
     for (;;) {
       float h[8];
-      if (starts && index == 0) {
+      // What a piece is, is not kept from tile to tile, as registers are short.
+      if (index == 0 && shared_.piece.starts) {
         load_states(h, p_.initial_state, p_.initial_state.offset(s), block_, place(), p_.states);
       } else {
         load_start(h, index);
       }
       Carry carry;  // on its way while elements are staged
-      if (carried) carry = load_carry(index);
-      stage_elements(shared_.tile, p_, plan_, tile, channels, true,
-                     [&](const ElementPlace<S>& place, const Elements& e) {
-                       keep_elements(shared_, place, e, index % 2);
+      const bool comes_in = shared_.piece.carry != nullptr;
+      if (comes_in) {
+        const int64_t of_tile = p_.groups * plan_.per_group * plan_.width;
+        carry.load(shared_.piece.carry, shared_.piece.elapsed + index * of_tile, place());
+      }
+      PackedScales scales;
+      if constexpr (S::kPacked) {
+        stage_packed(scales, shared_.tile, p_, tile, raw, true,
+                     [&](const LanePlace& place, const Elements& e) {
+                       shared_.staged.keep(place, raw, e, scales, index % 2);
                      });
+      } else {
+        stage_elements(shared_.tile, p_, plan_, tile, channels, true,
+                       [&](const ElementPlace<S>& place, const Elements& e) {
+                         keep_elements(shared_, place, e, index % 2);
+                       });
+      }
       stage_rows<S>(shared_.rows[0], shared_.tile, p_, tile, true, thread_index(), S::kThreads);
-      if (carried) add_carry(h, carry);
+      if (comes_in) carry.add_to(h, rate_);
       __syncthreads();  // all are done with the tile behind, too
       if (index > 0) {
-        fetch({tile.first - S::kTile, S::kTile}, index - 1, channels, index > 1 || !starts);
+        fetch({tile.first - S::kTile, S::kTile}, index - 1, channels,
+              index > 1 || !shared_.piece.starts);
       }
       device::commit_copies();
       const LanePlace own = place();
-      scan_tile_back<S>(shared_.tile, shared_.rows[S::kVectors ? index % 2 : 0],
-                        shared_.warps[own.warp], own, rate_, h, dh_, dA_);
-      device::wait_for_copies<0>();
-      S::sync();
-      finish_elements(shared_, p_, plan_, tile, channels);
+      const auto& rows = shared_.rows[S::kVectors ? index % 2 : 0];
+      auto& memory = shared_.warps[own.warp];
+      if constexpr (S::kPacked) {
+        Products<S> products(rows, own, scales);
+        float dA[8];  // the tile's
+        scan_tile_back<S>(products, shared_.tile, memory, own, rate_, h, dh_, dA, [&] {
+          load_packed(raw, shared_.tile, p_, {tile.first - S::kTile, index > 0 ? S::kTile : 0},
+                      channels, true);
+        });
+        shared_.staged.add_dA(dA);
+        device::wait_for_copies<0>();
+        finish_packed(shared_.staged, shared_.tile, p_, tile, channels, products, scales);
+      } else {
+        Products<S> products(shared_.tile, rows, own);
+        scan_tile_back<S>(products, shared_.tile, memory, own, rate_, h, dh_, dA_, [] {});
+        device::wait_for_copies<0>();
+        S::sync();
+        finish_elements(shared_, p_, plan_, tile, channels);
+      }
       if (S::kAlone) __syncthreads();
       if (plan_.shares) flush_shares(shared_, p_, plan_, tile, index % 2, first_of_slice_);
       if (index == 0) break;
@@ -154,8 +181,9 @@ class BackwardBlock {
     }
   }
 
-  __device__ Piece piece_of(int from, bool carried) const {
+  __device__ Piece piece_of(int from, bool starts, bool carried) const {
     Piece piece = {};
+    piece.starts = starts;
     const int64_t slot = row_ * plan_.slots + (begin_ + from) / S::kTile;
     piece.states = static_cast<const StartNumber<S>*>(plan_.states) + slot * plan_.numbers +
                    block_.index * S::kWarps * kWarpNumbers;
@@ -170,7 +198,7 @@ class BackwardBlock {
 
   // Begins to bring the piece's tile `index`; `state`: also that before it.
   __device__ void fetch(const Tile& tile, int index, int channels, bool state) {
-    fetch_elements(shared_.tile, p_, plan_, tile, channels, true);
+    if (!S::kPacked) fetch_elements(shared_.tile, p_, plan_, tile, channels, true);
     fetch_rows<S>(shared_.rows[S::kVectors ? index % 2 : 0], shared_.tile, p_, plan_, tile, true,
                   thread_index(), S::kThreads);
     if (S::kVectors && state) {
@@ -198,26 +226,6 @@ class BackwardBlock {
     }
   }
 
-  // The state that came into the walk, and the steps since.
-  struct Carry {
-    float h[8], dt[2];
-  };
-  __device__ Carry load_carry(int index) const {
-    const LanePlace own = place();
-    Carry carry;
-    load_numbers(carry.h, shared_.piece.carry + own.warp * kWarpNumbers + own.lane * 4);
-    const float2 dt = *reinterpret_cast<const float2*>(
-        shared_.piece.elapsed + own.channel + index * (p_.groups * plan_.per_group * plan_.width));
-    carry.dt[0] = dt.x, carry.dt[1] = dt.y;
-    return carry;
-  }
-  __device__ void add_carry(float (&h)[8], const Carry& carry) const {
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      h[k] = fmaf(device::exp2_approx(carry.dt[k / 2 % 2] * rate_[k]), carry.h[k], h[k]);
-    }
-  }
-
   BackwardShared<S>& shared_;
   const BackwardParams& p_;
   const CudaBackwardPlan& plan_;
@@ -230,7 +238,7 @@ class BackwardBlock {
 // A block for every (segment, row, group, slice), the last segments first, slices fastest. Where segments wait
 // for each other blocks take turns as they start, so that those waited for are on their way.
 template <class S>
-__global__ void __launch_bounds__(S::kThreads, S::kWarps == kFewWarps ? 3 : 1)
+__global__ void __launch_bounds__(S::kThreads, S::kBlocksAtOnce)
     backward_kernel(const __grid_constant__ BackwardParams p,
                     const __grid_constant__ CudaBackwardPlan plan) {
   extern __shared__ __align__(16) unsigned char memory[];

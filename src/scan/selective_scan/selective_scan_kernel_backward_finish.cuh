@@ -3,28 +3,57 @@
 #pragma once
 
 #include "scan/selective_scan/selective_scan_kernel_backward_fetch.cuh"
-#include "scan/selective_scan/selective_scan_kernel_backward_scan.cuh"
+#include "scan/selective_scan/selective_scan_kernel_backward_packed.cuh"
 
 namespace hax::selective_scan {
+
+// What staging leaves to finishing.
+template <class S>
+struct Staged {
+  // The next tile's are written while others still read.
+  Weights weights[2][S::kAccurate ? 1 : S::kPlaces / 4];
+  // Of each staging thread.
+  float4 u[S::kStagers], g[S::kStagers];
+  float4 of_y[S::kStagers], of_dt[S::kStagers];
+  float4 skip_sums[S::kStagers], bias_sums[S::kStagers];  // over its tiles
+
+  __device__ void clear() {
+    for (int i = thread_index(); i < S::kStagers; i += S::kThreads) {
+      skip_sums[i] = bias_sums[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    }
+    auto* const all = &weights[0][0];
+    for (int i = thread_index(); i < static_cast<int>(sizeof(weights) / sizeof(Weights));
+         i += S::kThreads) {
+      all[i] = make_uint4(0, 0, 0, 0);
+    }
+  }
+  // Of D (0) or delta_bias (1).
+  __device__ float parameter_sum(int which, int channel, int width) const {
+    const auto* const sums = reinterpret_cast<const float*>(which ? bias_sums : skip_sums);
+    float sum = 0.0f;
+    for (int t = 0; t < S::kTile; ++t) {
+      const int in_warp =
+          (channel / kWarpChannels * S::kTile + t) * kWarpChannels + channel % kWarpChannels;
+      sum += sums[S::kAlone ? in_warp : t * width + channel];
+    }
+    return sum;
+  }
+};
 
 template <class S>
 struct BackwardShared {
   TileShared<S> tile;
   alignas(16) TileRows<S> rows[S::kVectors ? 2 : 1];  // the next tile's too
   typename Products<S>::Memory warps[S::kWarps];
-  // The next tile's are written while others still read.
-  Weights weights[2][S::kAccurate ? 1 : S::kPlaces / 4];
+  std::conditional_t<S::kPacked, PackedStaged<S>, Staged<S>> staged;
   // Each lane's numbers where the next tile starts.
   uint4 next[kStartVectors<S>][S::kVectors ? S::kThreads : 1];
-  // Of each staging thread.
-  float4 u[S::kStagers], g[S::kStagers];
-  float4 of_y[S::kStagers], of_dt[S::kStagers];
-  float4 skip_sums[S::kStagers], bias_sums[S::kStagers];  // over its tiles
   // Of what the block has of a sequence in its segment.
   struct Piece {
     const StartNumber<S>* states;  // of the block where its tiles start, plan.numbers apart
     const float* elapsed;          // likewise, where something comes into the walk
     const float* carry;            // what comes into the walk
+    bool starts;                   // with the sequence's first token
   } piece;
   float* shares;  // of the segment's first token
 };
@@ -32,12 +61,13 @@ struct BackwardShared {
 template <class S>
 __device__ void keep_elements(BackwardShared<S>& shared, const ElementPlace<S>& place,
                               const Elements& e, int buffer) {
-  store_four(&shared.u[place.thread], e.u);
-  store_four(&shared.g[place.thread], e.g);
-  store_four(&shared.of_y[place.thread], e.of_y);
-  store_four(&shared.of_dt[place.thread], e.of_dt);
+  Staged<S>& staged = shared.staged;
+  store_four(&staged.u[place.thread], e.u);
+  store_four(&staged.g[place.thread], e.g);
+  store_four(&staged.of_y[place.thread], e.of_y);
+  store_four(&staged.of_dt[place.thread], e.of_dt);
   if constexpr (!S::kAccurate) {
-    shared.weights[buffer][S::place_of(place.token, place.channel) / 4] = make_uint4(
+    staged.weights[buffer][S::place_of(place.token, place.channel) / 4] = make_uint4(
         device::pack_pair<bf16>(e.dtu[0], e.dtu[2]), device::pack_pair<bf16>(e.g[0], e.g[2]),
         device::pack_pair<bf16>(e.dtu[1], e.dtu[3]), device::pack_pair<bf16>(e.g[1], e.g[3]));
   }
@@ -69,15 +99,16 @@ __device__ void finish_elements(BackwardShared<S>& shared, const BackwardParams&
   }
   // Products in tf32 cut lanes' sums off, which takes 0.72 * 2^-11 of them on average.
   constexpr float kOfRates = device::kLn2 * (S::kAccurate ? 1.0f : 1.00035f);
+  Staged<S>& staged = shared.staged;
   float u[4], g[4], of_y[4], of_dt[4], dt[4], skip[4], skip_sum[4], bias_sum[4];
-  load_four(u, &shared.u[place.thread]);
-  load_four(g, &shared.g[place.thread]);
-  load_four(of_y, &shared.of_y[place.thread]);
-  load_four(of_dt, &shared.of_dt[place.thread]);
+  load_four(u, &staged.u[place.thread]);
+  load_four(g, &staged.g[place.thread]);
+  load_four(of_y, &staged.of_y[place.thread]);
+  load_four(of_dt, &staged.of_dt[place.thread]);
   load_four(dt, &shared.tile.dt[S::place_of(place.token, place.channel)]);
   load_four(skip, &shared.tile.skip[place.channel]);
-  load_four(skip_sum, &shared.skip_sums[place.thread]);
-  load_four(bias_sum, &shared.bias_sums[place.thread]);
+  load_four(skip_sum, &staged.skip_sums[place.thread]);
+  load_four(bias_sum, &staged.bias_sums[place.thread]);
   float du[4], ddelta[4], dz[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -87,8 +118,8 @@ __device__ void finish_elements(BackwardShared<S>& shared, const BackwardParams&
     skip_sum[i] = fmaf(g[i], u[i], skip_sum[i]);
     bias_sum[i] += ddelta[i];
   }
-  store_four(&shared.skip_sums[place.thread], skip_sum);
-  store_four(&shared.bias_sums[place.thread], bias_sum);
+  store_four(&staged.skip_sums[place.thread], skip_sum);
+  store_four(&staged.bias_sums[place.thread], bias_sum);
   const auto store = [&](const Tensor& tensor, const Stream& stream, const float(&values)[4]) {
     if (!tensor) return;
     store_elements<S>(values, element_at<S>(stream, tensor, tile, place), tensor,
@@ -129,7 +160,7 @@ __device__ void flush_shares(BackwardShared<S>& shared, const BackwardParams& p,
   if constexpr (S::kAccurate) {
     add_shares<S>(shared.warps, S::state_tiles(plan), to);
   } else {
-    sum_channels<S>(shared.warps, shared.weights[buffer], S::state_tiles(plan), to);
+    sum_channels<S>(shared.warps, shared.staged.weights[buffer], S::state_tiles(plan), to);
   }
 }
 
@@ -149,14 +180,7 @@ __device__ void store_sums(BackwardShared<S>& shared, const BackwardParams& p,
   for (int i = thread_index(); i < 2 * width; i += S::kThreads) {
     const int which = i / width, c = i % width;
     if (c >= work.channels.count) continue;
-    const auto* const sums =
-        reinterpret_cast<const float*>(which ? shared.bias_sums : shared.skip_sums);
-    float sum = 0.0f;
-    for (int t = 0; t < S::kTile; ++t) {
-      const int in_warp = (c / kWarpChannels * S::kTile + t) * kWarpChannels + c % kWarpChannels;
-      sum += sums[S::kAlone ? in_warp : t * width + c];
-    }
-    to[(p.states + which) * p.channels + c] = sum;
+    to[(p.states + which) * p.channels + c] = shared.staged.parameter_sum(which, c, width);
   }
 }
 

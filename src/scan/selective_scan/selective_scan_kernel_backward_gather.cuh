@@ -66,4 +66,23 @@ __device__ void gather_states(const CudaBackwardPlan& plan, int64_t row, int64_t
                 carry);
 }
 
+// The state that came into a walk, and the steps from there to a tile.
+struct Carry {
+  float h[8], dt[2];
+
+  // From the block's numbers and its sums of dt.
+  __device__ void load(const float* numbers, const float* elapsed, const LanePlace& place) {
+    load_numbers(h, numbers + place.warp * kWarpNumbers + place.lane * 4);
+    const float2 steps = *reinterpret_cast<const float2*>(elapsed + place.channel);
+    dt[0] = steps.x, dt[1] = steps.y;
+  }
+  // What is left of it, to the state found from 0.
+  __device__ void add_to(float (&state)[8], const float (&rate)[8]) const {
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      state[k] = fmaf(device::exp2_approx(dt[k / 2 % 2] * rate[k]), h[k], state[k]);
+    }
+  }
+};
+
 }  // namespace hax::selective_scan

@@ -14,12 +14,22 @@ namespace hax::selective_scan {
 using device::load_any;
 using device::store_any;
 
+inline constexpr int kPackedTile = backward_tile(kFewWarps);
+
 // Alone: N is at most 16, so that warps share no channels and a block has 64; otherwise the plan says how many warps
 // share theirs. Vectors: every tensor's elements can be moved so.
 template <class T_, int Warps, bool Alone, bool Vectors>
 struct BackwardShape {
   using T = T_;
   static constexpr bool kAlone = Alone, kVectors = Vectors;
+  // Whether lanes stage the elements whose sums tensor cores give them: selective_scan_kernel_backward_packed.cuh.
+  static constexpr bool kPacked = Alone && type_of<T> == Type::bf16;
+  static constexpr int kBlocksAtOnce = kPacked              ? 4
+                                       : Warps == kFewWarps ? 3
+                                                            : 1;  // on a multiprocessor
+  // Tokens of a tile whose decays are computed twice, so that registers last for four blocks.
+  static constexpr int kDecaysAgain = kPacked ? 2 : 0;
+  static constexpr int kPrefetchAt = 3;  // the token where the next tile's elements are asked for
   static constexpr int kWarps = Warps;
   static constexpr int kThreads = Warps * device::kWarp;
   static constexpr int kTile = backward_tile(Warps);
@@ -28,14 +38,13 @@ struct BackwardShape {
   static constexpr int kElements = 4;  // of a thread
   static constexpr int kStagers = kTile * kMostChannels / kElements;
   static_assert(!Alone || kStagers == kThreads);
-  // Elements of a tile in shared memory: with Alone warp after warp. Otherwise rows are padded for lanes that read
+  // Elements of a tile in shared memory: with Alone warp after warp. Rows are padded for lanes that read or write
   // four tokens at once.
-  static constexpr int kPaddedRow = kMostChannels + (Alone ? 0 : 8);
-  static constexpr int kPlaces = kTile * kPaddedRow;
+  static constexpr int kPaddedRow = kPacked ? 20 : Alone ? kWarpChannels : kMostChannels + 8;
+  static constexpr int kPlaces = kTile * kPaddedRow * (Alone ? Warps : 1);
   __device__ static int place_of(int token, int channel) {
-    return Alone
-               ? (channel / kWarpChannels * kTile + token) * kWarpChannels + channel % kWarpChannels
-               : token * kPaddedRow + channel;
+    return Alone ? (channel / kWarpChannels * kTile + token) * kPaddedRow + channel % kWarpChannels
+                 : token * kPaddedRow + channel;
   }
   __device__ static int state_tiles(const CudaBackwardPlan& plan) {
     return Alone ? 1 : plan.state_tiles;
@@ -173,7 +182,9 @@ __device__ void store_start(StartNumber<S>* to, const float (&h)[8]) {
   if constexpr (S::kAccurate) {
     store_numbers(to, h);
   } else {
-    device::store_packed<bf16, 8>(to, h);
+    *reinterpret_cast<uint4*>(to) =
+        make_uint4(device::pack_pair<bf16>(h[0], h[1]), device::pack_pair<bf16>(h[2], h[3]),
+                   device::pack_pair<bf16>(h[4], h[5]), device::pack_pair<bf16>(h[6], h[7]));
   }
 }
 // `distance`: elements from a lane's first vector to its second.

@@ -20,12 +20,13 @@ class PlainProducts {
                            const LanePlace& place)
       : tile_(tile), rows_(rows), place_(place) {}
 
+  static constexpr int kTokens = S::kTile;
   __device__ void ready_inputs(int) {}
   __device__ void ready_outputs(int) {}
   __device__ void add_input(float (&x)[8], int t) const { add(0, x, t); }
   __device__ void add_output(float (&x)[8], int t) const { add(1, x, t); }
 
-  __device__ void ready_sums() {}
+  __device__ void ready_sums(const float (&)[8]) {}
   __device__ void keep(Memory& own, const float (&h)[8], int t) const {
     own.states[t][0][place_.lane] = make_float4(h[0], h[1], h[2], h[3]);
     own.states[t][1][place_.lane] = make_float4(h[4], h[5], h[6], h[7]);
@@ -33,17 +34,18 @@ class PlainProducts {
   __device__ void keep_last(Memory& own, const float (&h)[8]) const {
     take(own, 1, own.sums[2], h, S::kTile - 1);
   }
-  __device__ void recall(Memory& own, float (&h)[8], int t) const {
-    unpack_numbers(h, own.states[t][0][place_.lane], own.states[t][1][place_.lane]);
-    if (t > 0) take(own, 1, own.sums[2], h, t - 1);
-  }
   __device__ void take_gradient(Memory& own, const float (&dh)[8], int t) const {
     take(own, 0, own.sums[0], dh, t);
   }
-  __device__ void take_rates(Memory& own, const float (&part)[2], int t) const {
+  __device__ void take_rates(Memory& own, const float (&faded)[8], const float (&rate)[8],
+                             const float (&dt)[2], float (&dA)[8], int t) const {
+    float h[8], part[2];
+    unpack_numbers(h, own.states[t][0][place_.lane], own.states[t][1][place_.lane]);
+    if (t > 0) take(own, 1, own.sums[2], h, t - 1);
+    add_rates(part, faded, h, rate, dt, dA);
     sum_lanes(own.sums[1][t], part);
   }
-  __device__ void store(Memory&) const {}
+  __device__ void store(Memory&, const float (&)[8]) const {}
 
  private:
   struct Operands {
@@ -114,8 +116,5 @@ __device__ void add_shares(const PlainMemory<S> (&warps)[S::kWarps], int state_t
     to(which, t, state_tile * kWarpStates + 4 * c, sums);
   }
 }
-
-template <class S>
-using Products = std::conditional_t<S::kAccurate, PlainProducts<S>, TensorProducts<S>>;
 
 }  // namespace hax::selective_scan

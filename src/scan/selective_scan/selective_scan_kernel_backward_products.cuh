@@ -8,12 +8,6 @@
 
 namespace hax::selective_scan {
 
-inline constexpr int kGroup = 4;  // tokens whose scales are operands of one product
-
-// What the operands of four channels of a token are for sums over channels: dt u, then g, of the first and
-// third; the same of the others.
-using Weights = uint4;
-
 // What a warp gives for its 16 channels, over states: dh B; dh decay h A log2(e); C h.
 template <class S>
 struct WarpSums {
@@ -30,6 +24,19 @@ struct TensorMemory : WarpSums<S> {
   Pack gradients[S::kTile];   // of the states behind each token
 };
 
+// What a token gives to dA, and to the lane's sums over its states of dh decay h A log2(e).
+__device__ inline void add_rates(float (&part)[2], const float (&faded)[8], const float (&h)[8],
+                                 const float (&rate)[8], const float (&dt)[2], float (&dA)[8]) {
+  part[0] = part[1] = 0.0f;
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+    const int m = k / 2 % 2;
+    const float product = faded[k] * h[k];
+    part[m] = fmaf(product, rate[k], part[m]);
+    dA[k] = fmaf(product, dt[m], dA[k]);
+  }
+}
+
 template <class S>
 class TensorProducts {
  public:
@@ -40,13 +47,14 @@ class TensorProducts {
                             const LanePlace& place)
       : tile_(tile), rows_(rows), place_(place) {}
 
+  static constexpr int kTokens = 4;  // whose scales are operands of one product
   // Of tokens [4 q, 4 q + 4): to add dt u B to states, g C to their gradients.
   __device__ void ready_inputs(int q) { ready(0, q); }
   __device__ void ready_outputs(int q) { ready(1, q); }
   __device__ void add_input(float (&x)[8], int t) const { add(0, x, t); }
   __device__ void add_output(float (&x)[8], int t) const { add(1, x, t); }
 
-  __device__ void ready_sums() {
+  __device__ void ready_sums(const float (&)[8]) {
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
       const auto& row = rows_[which][place_.state_tile][place_.r % S::kTile];
@@ -69,32 +77,32 @@ class TensorProducts {
     sum_states(sums_[2], a, 1, S::kTile - 1);
     __syncwarp();
   }
-  // Back: the state before token t again; the gradient of that behind it; the lane's sums over its states of
-  // dh decay h A log2(e).
-  __device__ void recall(Memory& own, float (&h)[8], int t) {
-    uint32_t a[4];
-    device::load_matrix_x4(a, own.states[t] + place_.lane);
-    if (t > 0) sum_states(sums_[2], a, 1, t - 1);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 pair = device::unpack_pair<bf16>(a[i]);
-      h[2 * i] = pair.x;
-      h[2 * i + 1] = pair.y;
-    }
-  }
+  // Back: the gradient of the state behind token t; then, with that gradient faded, what A and dt receive.
   __device__ void take_gradient(Memory& own, const float (&dh)[8], int t) {
     uint32_t a[4];
     pack(a, dh);
     device::store_matrix_x4(own.gradients[t], place_.lane, a);
     sum_states(sums_[0], a, 0, t);
   }
-  __device__ void take_rates(Memory&, const float (&part)[2], int t) {
-    const uint32_t a[2] = {__float_as_uint(part[0]), __float_as_uint(part[1])};
+  __device__ void take_rates(Memory& own, const float (&faded)[8], const float (&rate)[8],
+                             const float (&dt)[2], float (&dA)[8], int t) {
+    uint32_t a[4];
+    device::load_matrix_x4(a, own.states[t] + place_.lane);
+    if (t > 0) sum_states(sums_[2], a, 1, t - 1);
+    float h[8], part[2];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = device::unpack_pair<bf16>(a[i]);
+      h[2 * i] = pair.x;
+      h[2 * i + 1] = pair.y;
+    }
+    add_rates(part, faded, h, rate, dt, dA);
+    const uint32_t parts[2] = {__float_as_uint(part[0]), __float_as_uint(part[1])};
     float all[4] = {};
-    device::mma_16x8x4_tf32(all, a, __float_as_uint(1.0f));
+    device::mma_16x8x4_tf32(all, parts, __float_as_uint(1.0f));
     pick(sums_[1], all, t);
   }
-  __device__ void store(Memory& own) const {
+  __device__ void store(Memory& own, const float (&)[8]) const {
     if (2 * place_.c >= S::kTile) return;
 #pragma unroll
     for (int which = 0; which < 3; ++which) {
@@ -119,7 +127,7 @@ class TensorProducts {
     }
   }
   __device__ void ready(int which, int q) {
-    const int t = kGroup * q + place_.c;
+    const int t = kTokens * q + place_.c;
     const uint2 scales =
         *reinterpret_cast<const uint2*>(&tile_.scales[which][S::place_of(t, place_.channel)]);
     scales_[which][0] = scales.x;
@@ -138,7 +146,7 @@ class TensorProducts {
   }
   // Products run over four tokens; all but t have a scale of 0.
   __device__ void add(int which, float (&x)[8], int t) const {
-    const bool mine = place_.c == t % kGroup;
+    const bool mine = place_.c == t % kTokens;
     const uint32_t low = mine ? scales_[which][0] : 0, high = mine ? scales_[which][1] : 0;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
@@ -172,39 +180,5 @@ class TensorProducts {
   uint32_t scales_[2][2], outer_[2][2][kSplit ? 2 : 1], inner_[2][2];
   float sums_[3][4] = {};
 };
-
-// What a block adds to dB and dC, from its warps' packs: to(which, token, first of four states, sums).
-template <class S, class F>
-__device__ void sum_channels(const TensorMemory<S> (&warps)[S::kWarps],
-                             const Weights (&weights)[S::kPlaces / 4], int state_tiles, F&& to) {
-  const int lane = thread_index() % device::kWarp, which = lane / 4;
-  const int own = thread_index() / device::kWarp;
-  const int items = S::kTile * (S::kAlone ? 1 : state_tiles) / S::kWarps;
-#pragma unroll(S::kAlone ? S::kTile / S::kWarps : 1)
-  for (int item = 0; item < items; ++item) {
-    const int t = (own + item * S::kWarps) % S::kTile;
-    const int state_tile = S::kAlone ? 0 : (own + item * S::kWarps) / S::kTile;
-    float dB[2][4] = {}, dC[2][4] = {};
-#pragma unroll
-    for (int i = 0; i < S::kMostChannels / kWarpChannels; ++i) {
-      const int warp = S::kAlone ? i : i * state_tiles + state_tile;
-      if (warp >= S::kWarps) break;
-      const Weights weight = weights[S::place_of(t, kWarpChannels * i) / 4 + lane % 4];
-      const uint32_t a[4] = {weight.x, weight.y, weight.z, weight.w};
-      uint32_t gradient[4], state[4];
-      device::load_matrix_x4_transposed(gradient, warps[warp].gradients[t] + lane);
-      device::load_matrix_x4_transposed(state, warps[warp].states[t + 1] + lane);
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        device::mma_16x8x16<bf16>(dB[j], a, {gradient[2 * j], gradient[2 * j + 1]});
-        device::mma_16x8x16<bf16>(dC[j], a, {state[2 * j], state[2 * j + 1]});
-      }
-    }
-    // Rows 0 to 7 are weighted with dt u, the others with g; all of a kind are the same.
-    const float sums[4] = {which ? dC[0][2] : dB[0][0], which ? dC[1][2] : dB[1][0],
-                           which ? dC[0][3] : dB[0][1], which ? dC[1][3] : dB[1][1]};
-    if (which < 2) to(which, t, state_tile * kWarpStates + lane % 4 * 4, sums);
-  }
-}
 
 }  // namespace hax::selective_scan

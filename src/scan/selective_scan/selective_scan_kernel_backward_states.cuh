@@ -16,14 +16,14 @@ struct Sweep {
 };
 
 template <class S, bool kAdjoint>
-__device__ void sweep_tile(const TileShared<S>& tile, const TileRows<S>& rows,
-                           const LanePlace& place, const float (&rate)[8], Sweep& sweep) {
-  Products<S> products(tile, rows, place);
+__device__ void sweep_tile(Products<S>& products, const TileShared<S>& tile, const LanePlace& place,
+                           const float (&rate)[8], Sweep& sweep) {
+  constexpr int kTokens = Products<S>::kTokens;
 #pragma unroll
   for (int t = 0; t < S::kTile; ++t) {
-    if (t % kGroup == 0) {
-      products.ready_inputs(t / kGroup);
-      if (kAdjoint) products.ready_outputs(t / kGroup);
+    if (t % kTokens == 0) {
+      products.ready_inputs(t / kTokens);
+      if (kAdjoint) products.ready_outputs(t / kTokens);
     }
     const float2 steps = steps_at(tile, place, t);
     const float dt[2] = {steps.x, steps.y};
@@ -150,12 +150,20 @@ class SweepBlock {
     int parity = 0;
     S::sync();  // the tile before may still be in use
     fetch(tile, channels, parity, kAdjoint);
+    std::conditional_t<S::kPacked, RawElements, int> raw = {};
+    if constexpr (S::kPacked) load_packed(raw, shared_.tile, p_, tile, channels, kAdjoint);
 #pragma unroll 1
     for (int t = 0; t < count;) {
       device::wait_for_copies<0>();
       S::sync();
-      stage_elements(shared_.tile, p_, plan_, tile, channels, kAdjoint,
-                     [](const ElementPlace<S>&, const Elements&) {});
+      PackedScales scales;
+      if constexpr (S::kPacked) {
+        stage_packed(scales, shared_.tile, p_, tile, raw, kAdjoint,
+                     [](const LanePlace&, const Elements&) {});
+      } else {
+        stage_elements(shared_.tile, p_, plan_, tile, channels, kAdjoint,
+                       [](const ElementPlace<S>&, const Elements&) {});
+      }
       const TileRows<S>& rows = rows_of(parity);
       stage_rows<S>(rows_of(parity), shared_.tile, p_, tile, kAdjoint, together(), kTogether);
       const bool starts = t % S::kTile == 0;
@@ -171,8 +179,15 @@ class SweepBlock {
         tile = tile_at(t);
         parity ^= 1;
         fetch(tile, channels, parity, kAdjoint);
+        if constexpr (S::kPacked) load_packed(raw, shared_.tile, p_, tile, channels, kAdjoint);
       }
-      sweep_tile<S, kAdjoint>(shared_.tile, rows, place_, rate_, sweep_);
+      if constexpr (S::kPacked) {
+        Products<S> products(rows, place_, scales);
+        sweep_tile<S, kAdjoint>(products, shared_.tile, place_, rate_, sweep_);
+      } else {
+        Products<S> products(shared_.tile, rows, place_);
+        sweep_tile<S, kAdjoint>(products, shared_.tile, place_, rate_, sweep_);
+      }
       if (at_cut) {
         load_states(sweep_.h, p_.checkpoints.states, p_.checkpoints.offset(range, from + t), block_,
                     place_, p_.states);
@@ -187,7 +202,7 @@ class SweepBlock {
     return shared_.rows[S::kAlone ? place_.warp : 0][S::kVectors ? parity : 0];
   }
   __device__ void fetch(const Tile& tile, int channels, int parity, bool gradients) {
-    fetch_elements(shared_.tile, p_, plan_, tile, channels, gradients);
+    if (!S::kPacked) fetch_elements(shared_.tile, p_, plan_, tile, channels, gradients);
     fetch_rows<S>(rows_of(parity), shared_.tile, p_, plan_, tile, gradients, together(), kTogether);
     device::commit_copies();
   }

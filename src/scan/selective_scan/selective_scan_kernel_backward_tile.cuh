@@ -54,7 +54,7 @@ struct TileShared {
   alignas(16) float dt[S::kPlaces];
   // dt u, and the gradient of y before the gate: in fp32, or as two of bf16, the second of what the first
   // leaves.
-  alignas(16) uint32_t scales[2][S::kPlaces];
+  alignas(16) uint32_t scales[2][S::kPacked ? 1 : S::kPlaces];
   alignas(16) float bias[S::kMostChannels];
   alignas(16) float skip[S::kMostChannels];  // delta_bias, D
   Work work;
@@ -77,7 +77,7 @@ struct TileShared {
       }
     }
   } streams[kTileTensors];
-  alignas(16) T fetched[4][S::kVectors ? S::kPlaces : 1];  // u, delta, dy, z
+  alignas(16) T fetched[4][S::kVectors && !S::kPacked ? S::kPlaces : 1];  // u, delta, dy, z
 };
 
 // Where a thread's elements of a tile lie.
@@ -128,7 +128,7 @@ __device__ void ready_tiles(TileShared<S>& shared, const BackwardParams& p, cons
     const bool used = c < block.count;
     shared.bias[c] = used && p.delta_bias ? *p.delta_bias.at<float>(block.first + c) : 0.0f;
     shared.skip[c] = used && p.D ? *p.D.at<float>(block.first + c) : 0.0f;
-    for (int t = 0; t < S::kTile; ++t) {
+    for (int t = 0; t < S::kTile && !S::kPacked; ++t) {
       shared.dt[S::place_of(t, c)] = 0.0f;
       shared.scales[0][S::place_of(t, c)] = shared.scales[1][S::place_of(t, c)] = 0;
     }
@@ -178,6 +178,41 @@ __device__ void load_fetched(float (&to)[4], const T* from) {
   }
 }
 
+// Fills in a thread's elements and dt from what was read; used(i): whether element i is within the tile.
+template <class S, class Used>
+__device__ void make_elements(Elements& e, float (&dt)[4], const float (&dy)[4],
+                              const float (&z)[4], const float (&bias)[4], const BackwardParams& p,
+                              bool gradients, Used&& used) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    dt[i] += bias[i];
+    e.of_dt[i] = 1.0f;
+    e.g[i] = dy[i];
+  }
+  if (p.softplus) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const typename S::Step step = S::softplus(dt[i]);
+      dt[i] = step.dt;
+      e.of_dt[i] = step.slope;
+    }
+  }
+  if (gradients && p.z) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float s = device::sigmoid(z[i]), gate = z[i] * s;
+      e.g[i] = dy[i] * gate;
+      e.of_y[i] = dy[i] * fmaf(gate, 1.0f - s, s);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    // Beyond the tile's tokens a step of 0 leaves states as they are.
+    dt[i] = used(i) ? dt[i] : 0.0f;
+    e.dtu[i] = dt[i] * e.u[i];
+  }
+}
+
 // Fills shared.dt and shared.scales; in vectors: with what was fetched. Then f(the thread's place, elements).
 template <class S, class F>
 __device__ void stage_elements(TileShared<S>& shared, const BackwardParams& p,
@@ -204,34 +239,7 @@ __device__ void stage_elements(TileShared<S>& shared, const BackwardParams& p,
     if (gradients && p.z) load(z, kZ);
   }
   load_four(bias, &shared.bias[place.channel]);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    dt[i] += bias[i];
-    e.of_dt[i] = 1.0f;
-    e.g[i] = dy[i];
-  }
-  if (p.softplus) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const typename S::Step step = S::softplus(dt[i]);
-      dt[i] = step.dt;
-      e.of_dt[i] = step.slope;
-    }
-  }
-  if (gradients && p.z) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float s = device::sigmoid(z[i]), gate = z[i] * s;
-      e.g[i] = dy[i] * gate;
-      e.of_y[i] = dy[i] * fmaf(gate, 1.0f - s, s);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    // Beyond the tile's tokens a step of 0 leaves states as they are.
-    dt[i] = used ? dt[i] : 0.0f;
-    e.dtu[i] = dt[i] * e.u[i];
-  }
+  make_elements<S>(e, dt, dy, z, bias, p, gradients, [&](int) { return used; });
   store_four(&shared.dt[S::place_of(place.token, place.channel)], dt);
   store_scales(shared, 0, place, e.dtu);
   if (gradients) store_scales(shared, 1, place, e.g);

@@ -3,16 +3,17 @@
 namespace hax::selective_scan {
 namespace {
 
-// Blocks that a GPU of 132 multiprocessors runs at once on the way back and in the sweep, and that keep it busy
-// to the end.
-constexpr int64_t kAtOnce = 396, kSweepsAtOnce = 528, kEnoughBlocks = 1584;
+// Blocks that a GPU of 132 multiprocessors runs at once on the way back (bf16 with one tile of states, otherwise)
+// and in the sweep; from how many on segments wait for each other; that keep it busy to the end.
+constexpr int64_t kPackedAtOnce = 528, kAtOnce = 396, kSweepsAtOnce = 528;
+constexpr int64_t kEnoughToWait = 396, kEnoughBlocks = 1584;
 // Of a segment's tokens: fewer are not worth the hand-over, more gather rounding.
 constexpr int64_t kFewestTokens = 128, kMostTokens = 4096;
 
 // Segments of a row, `least` or somewhat more: as many as leave the GPU idle least at the end.
-int64_t well_filling(int64_t wide, int64_t least, int64_t most) {
+int64_t well_filling(int64_t wide, int64_t least, int64_t most, int64_t at_once) {
   int64_t best = least;
-  const auto rounds = [&](int64_t segments) { return ceil_div(wide * segments, kAtOnce); };
+  const auto rounds = [&](int64_t segments) { return ceil_div(wide * segments, at_once); };
   for (int64_t n = least + 1; n <= smaller(most, least + least / 2 + 1); ++n) {
     if (rounds(n) * best < rounds(best) * n) best = n;
   }
@@ -58,11 +59,12 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   const int64_t tile = backward_tile(plan.warps);
 
   const int64_t wide = larger(1, p.batch * blocks);
-  const bool wait = wide >= kAtOnce;
-  const int64_t wanted = wait ? ceil_div(kEnoughBlocks, wide) : kAtOnce / wide;
+  const int64_t at_once = p.u.type == Type::bf16 && plan.state_tiles == 1 ? kPackedAtOnce : kAtOnce;
+  const bool wait = wide >= kEnoughToWait;
+  const int64_t wanted = wait ? ceil_div(kEnoughBlocks, wide) : at_once / wide;
   const int64_t most = larger(1, p.length / kFewestTokens);
   const int64_t least = larger(ceil_div(p.length, kMostTokens), smaller(wanted, most));
-  plan.segments = wide * least > kAtOnce ? well_filling(wide, least, most) : least;
+  plan.segments = wide * least > at_once ? well_filling(wide, least, most, at_once) : least;
   plan.segment = round_up(ceil_div(p.length, larger(1, plan.segments)), tile);
   plan.segments = p.length > 0 ? ceil_div(p.length, plan.segment) : 0;
   // Blocks of channels taken one after the other add to the same shares of dB and dC; where segments wait
