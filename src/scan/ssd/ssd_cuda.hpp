@@ -24,22 +24,22 @@ constexpr int chunk_units(int64_t states) { return states <= 128 ? 2 : 1; }  // 
 // Threads of a block that takes a span, at most: two blocks share a multiprocessor, and with it registers.
 HAX_EVERYWHERE constexpr int span_threads(int rows) { return rows <= 16 ? 320 : 192; }
 
-inline constexpr int kParts = 4;
-
-// A unit of work is a head or, beyond `rows` rows, a slice of one; a block has `units` of them. Without `slots` a block
-// takes a sequence; otherwise all sequences' chunks, those of a column (a sequence and its units) one after the other,
-// are dealt out to `slots` blocks, `share` to each. If every column is cut once at most, a block hands the state over to
-// the next one; else a first pass tells what the pieces add, each cut up into kParts to occupy all multiprocessors.
+// A unit of work is a head or, beyond `rows` rows, a slice of one; a block has `units` of them. A column is a sequence and
+// a block's units. A block takes a column, but for two cases. Where columns don't come out even, all sequences' chunks,
+// column after column, are dealt out to `slots` blocks, `share` to each: every column is cut once at most, and a block
+// hands its state over to the next one. Where there are fewer columns than blocks, each is cut into `segments`, and a first
+// pass finds what a segment adds to the state.
 struct CudaForwardPlan {
   ForwardKernel kernel = ForwardKernel::spans;
   int units = 0, rows = 0;
   int chunks = 0;  // of a span
   int64_t slots = 0, share = 0;
-  // What a block hands over, (slots, units, rows, N padded), or what a part of a slot's last piece adds, (slots, kParts,
-  // units, rows, N padded), with by how much a state decays over it, (slots, kParts, units).
+  int64_t segments = 1, segment_chunks = 0;
+  // What a block hands over, (slots, units, rows, N padded), or what a segment adds, (segments - 1, columns, units, rows,
+  // N padded), with by how much a state decays over it, (segments - 1, columns, units).
   float* states = nullptr;
   float* decays = nullptr;
-  int* ready = nullptr;  // (slots, units): whether the state was handed over; none: a first pass
+  int* ready = nullptr;  // (slots, units): whether the state was handed over
   int* next = nullptr;   // slot that the next block to start takes
 };
 

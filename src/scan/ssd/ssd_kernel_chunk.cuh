@@ -104,6 +104,18 @@ struct RawSteps {
   }
 };
 
+// dt of a token from what is stored and its bias.
+__device__ inline float step_size(const Inputs& in, float raw) {
+  const float value = device::softplus(raw);
+  return value < in.dt_min ? in.dt_min : value > in.dt_max ? in.dt_max : value;
+}
+
+// The exponent by which a state decays over a token.
+__device__ inline float step_exponent(float dt, float rate_log2) {
+  const float exponent = dt * rate_log2;
+  return exponent < kLeastExponent ? kLeastExponent : exponent;
+}
+
 // One warp makes a unit's decays; without kOutputs those that the state needs alone.
 template <bool kOutputs>
 __device__ void make_decays(Decays& to, const Inputs& in, const RawSteps& raw, int tokens,
@@ -114,11 +126,8 @@ __device__ void make_decays(Decays& to, const Inputs& in, const RawSteps& raw, i
   float dt[2], step[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    float value = device::softplus(raw.value(in, i) + bias);
-    value = value < in.dt_min ? in.dt_min : value > in.dt_max ? in.dt_max : value;
-    dt[i] = 2 * lane + i < tokens ? value : 0.0f;
-    const float exponent = dt[i] * rate_log2;
-    step[i] = exponent < kLeastExponent ? kLeastExponent : exponent;
+    dt[i] = 2 * lane + i < tokens ? step_size(in, raw.value(in, i) + bias) : 0.0f;
+    step[i] = step_exponent(dt[i], rate_log2);
   }
   float before = step[0] + step[1], behind = before;
 #pragma unroll

@@ -37,25 +37,31 @@ inline int64_t unit_blocks(const Inputs& in, const CudaForwardPlan& plan) {
 struct Piece {
   int64_t column;      // (sequence, block of units), units fastest
   int64_t begin, end;  // chunks
-
-  __device__ Piece part(int index) const {
-    const int64_t all = end - begin;
-    return {column, begin + all * index / kParts, begin + all * (index + 1) / kParts};
-  }
 };
 
-// The slots' pieces lie in a row, column after column. Without slots a block has a column.
-struct Slot {
-  int64_t index;
-  int64_t chunks;      // of a column
+// A block's share of the columns' chunks, which lie in a row, column after column: a slot, a segment or a column.
+struct Share {
+  int64_t index;       // of what it leaves in the workspace
+  int64_t step;        // from there back to what comes before it in its column
+  int64_t chunks;      // of a column, 1 where it isn't cut
   int64_t begin, end;  // chunks of all columns
 
-  __device__ Slot(const ForwardParams& p, const CudaForwardPlan& plan, int64_t blocks,
-                  int64_t index)
-      : index(index), chunks(plan.slots > 0 ? (p.length + kChunk - 1) / kChunk : 1) {
-    const int64_t share = plan.slots > 0 ? plan.share : 1;
-    begin = index * share;
-    end = min(p.sequences.count() * blocks * chunks, begin + share);
+  __device__ Share(const ForwardParams& p, const CudaForwardPlan& plan, int64_t blocks,
+                   int64_t index)
+      : index(index), step(1), chunks(1), begin(index), end(index + 1) {
+    const int64_t columns = p.sequences.count() * blocks;
+    if (plan.slots > 0) {
+      chunks = (p.length + kChunk - 1) / kChunk;
+      begin = index * plan.share;
+      end = min(columns * chunks, begin + plan.share);
+    } else if (plan.segments > 1) {
+      // Blocks of one segment run side by side and read the same B and C.
+      step = columns;
+      chunks = (p.length + kChunk - 1) / kChunk;
+      const int64_t start = index % columns * chunks, first = index / columns * plan.segment_chunks;
+      begin = start + first;
+      end = start + min(chunks, first + plan.segment_chunks);
+    }
   }
   __device__ Piece last() const {
     const int64_t column = (end - 1) / chunks;
@@ -69,7 +75,7 @@ struct Slot {
   // Calls f for every piece, from the last to the first: a state that will be handed over is made before one is needed.
   template <class F>
   __device__ void for_each_piece(F&& f) const {
-    for (Slot left = *this; left.begin < left.end;) {
+    for (Share left = *this; left.begin < left.end;) {
       const Piece piece = left.last();
       f(piece);
       left.end -= piece.end - piece.begin;
@@ -77,9 +83,9 @@ struct Slot {
   }
 };
 
-// The number of the thread block's slot. Blocks that wait for each other number themselves as they start, so that the one
+// The number of the thread block's share. Blocks that wait for each other number themselves as they start, so that the one
 // waited for runs already; all threads call it.
-__device__ inline int64_t take_slot(const CudaForwardPlan& plan) {
+__device__ inline int64_t take_share(const CudaForwardPlan& plan) {
   if (!plan.ready) return blockIdx.x;
   __shared__ int index;
   if (threadIdx.x == 0) index = atomicAdd(plan.next, 1);

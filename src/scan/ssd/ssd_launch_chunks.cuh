@@ -21,7 +21,7 @@ void launch_chunks(const device::Launcher& launch, const ForwardParams& p,
       launch(kernel, count, threads, memory(stages), p, plan, access_of(p), stages,
              splits_inputs(p), unit_blocks(p, plan));
     };
-    if (plan.slots > 0 && !plan.ready) run(pieces_kernel<T, N>, plan.slots * kParts, false);
+    if (plan.segments > 1) run(segments_kernel<T, N>, first_pass_blocks(p, plan), false);
     run(forward_kernel<T, N>, forward_blocks(p, plan), true);
   });
 }

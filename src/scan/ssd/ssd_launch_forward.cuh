@@ -27,9 +27,12 @@ inline bool is_plain(const ForwardParams& p) {
   return !p.z && !(p.D && p.D.ndim == 2) && !p.checkpoints && access.x && access.y && access.states;
 }
 
-// Blocks of the kernel that writes y.
+// Blocks of the kernel that writes y, and of the one that makes the states before it.
 inline int64_t forward_blocks(const ForwardParams& p, const CudaForwardPlan& plan) {
-  return plan.slots > 0 ? plan.slots : p.sequences.count() * unit_blocks(p, plan);
+  return plan.slots > 0 ? plan.slots : p.sequences.count() * unit_blocks(p, plan) * plan.segments;
+}
+inline int64_t first_pass_blocks(const ForwardParams& p, const CudaForwardPlan& plan) {
+  return p.sequences.count() * unit_blocks(p, plan) * (plan.segments - 1);
 }
 
 }  // namespace hax::ssd

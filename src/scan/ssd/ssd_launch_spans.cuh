@@ -15,8 +15,7 @@ void launch_spans(const device::Launcher& launch, const ForwardParams& p,
              static_cast<size_t>(span_bytes(plan.chunks, plan.units, plan.rows)), p, plan,
              access_of(p), splits_inputs(p), unit_blocks(p, plan));
     };
-    if (plan.slots > 0 && !plan.ready)
-      run(span_kernel<T, pairs.value, Pass::states>, plan.slots * kParts);
+    run(span_kernel<T, pairs.value, Pass::states>, first_pass_blocks(p, plan));
     run(is_plain(p) ? span_kernel<T, pairs.value, Pass::plain_outputs>
                     : span_kernel<T, pairs.value, Pass::outputs>,
         forward_blocks(p, plan));

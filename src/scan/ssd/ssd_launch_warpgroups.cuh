@@ -15,13 +15,18 @@ void launch_warpgroups(const device::Launcher& launch, const ForwardParams& p,
       launch(kernel, count, kWarpgroupThreads, bytes, p, plan, access_of(p), splits_inputs(p),
              unit_blocks(p, plan));
     };
-    if (plan.slots > 0 && !plan.ready) {
-      run(warpgroup_kernel<T, N, Pass::states>, plan.slots * kParts,
+    const auto outputs = is_plain(p) ? warpgroup_kernel<T, N, Pass::plain_outputs>
+                                     : warpgroup_kernel<T, N, Pass::outputs>;
+    if (plan.segments > 1) {
+      run(warpgroup_kernel<T, N, Pass::states>, first_pass_blocks(p, plan),
           WarpgroupMemory<N, false>::bytes());
+      // It touches nothing but these states that the kernel before writes.
+      launch.early(outputs, forward_blocks(p, plan), kWarpgroupThreads,
+                   WarpgroupMemory<N, true>::bytes(), p, plan, access_of(p), splits_inputs(p),
+                   unit_blocks(p, plan));
+    } else {
+      run(outputs, forward_blocks(p, plan), WarpgroupMemory<N, true>::bytes());
     }
-    run(is_plain(p) ? warpgroup_kernel<T, N, Pass::plain_outputs>
-                    : warpgroup_kernel<T, N, Pass::outputs>,
-        forward_blocks(p, plan), WarpgroupMemory<N, true>::bytes());
   });
 }
 

@@ -37,6 +37,22 @@ int span_chunks(const CudaForwardPlan& plan, int64_t chunks, int64_t bytes) {
   return static_cast<int>(ceil_div(larger(chunks, int64_t{1}), spans));
 }
 
+// Into how many segments columns are cut that are fewer than the blocks that run at once. A block's time is counted in
+// quarters of a chunk: 4 a chunk, 16 to start, 1 a chunk for its state alone, 2 for every segment before.
+int64_t choose_segments(int64_t columns, int64_t chunks, int64_t blocks) {
+  const auto cost = [&](int64_t segments) {
+    const int64_t own = ceil_div(chunks, segments);
+    return ceil_div(columns * segments, blocks) * (4 * own + 16) +
+           ceil_div(columns * (segments - 1), blocks) * own + 2 * segments;
+  };
+  const int64_t most = smaller(chunks, 4 * ceil_div(blocks, columns));
+  int64_t best = 1;
+  for (int64_t n = 2; n <= most; ++n) {
+    if (cost(n) < cost(best)) best = n;
+  }
+  return best;
+}
+
 }  // namespace
 
 CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) {
@@ -61,18 +77,22 @@ CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) 
   const int64_t columns = p.sequences.count() * p.groups * ceil_div(units, plan.units);
   const int64_t all = columns * chunks, slots = device.processors * residents;
   if (!p.sequences.packed() && columns < kEnoughColumns * device.processors && all > slots) {
-    plan.share = ceil_div(all, slots);
-    plan.slots = ceil_div(all, plan.share);
-    if (plan.share % chunks == 0) plan.slots = plan.share = 0;  // no column is cut
+    if (columns < slots) {
+      plan.segment_chunks = ceil_div(chunks, choose_segments(columns, chunks, slots));
+      plan.segments = ceil_div(chunks, plan.segment_chunks);
+    } else {
+      plan.share = ceil_div(all, slots);
+      plan.slots = ceil_div(all, plan.share);
+      if (plan.share % chunks == 0) plan.slots = plan.share = 0;  // no column is cut
+    }
   }
-  const int64_t state_size = plan.units * plan.rows * states;
-  if (plan.slots > 0 && plan.share >= chunks) {
-    plan.states = workspace.take<float>(plan.slots * state_size);
-    plan.ready = workspace.take<int>(plan.slots * plan.units + 1);
-    plan.next = plan.ready + plan.slots * plan.units;
+  const int64_t kept = plan.slots > 0 ? plan.slots : (plan.segments - 1) * columns;
+  plan.states = workspace.take<float>(kept * plan.units * plan.rows * states);
+  if (plan.slots > 0) {
+    plan.ready = workspace.take<int>(kept * plan.units + 1);
+    plan.next = plan.ready + kept * plan.units;
   } else {
-    plan.states = workspace.take<float>(plan.slots * kParts * state_size);
-    plan.decays = workspace.take<float>(plan.slots * kParts * plan.units);
+    plan.decays = workspace.take<float>(kept * plan.units);
   }
   return plan;
 }
