@@ -27,9 +27,13 @@ class BackwardPasses {
     if (!path.sparse || plan_.one_interval) return;
     const PairRule rule = path.lsh ? PairRule::own_not_lsh : PairRule::own;
     if (plan_.spans) {
-      const BackwardLaunch spans = long_pass(BackwardPass::stretch, rule, false);
-      if (!tiles(TilePass::stretch_keys, spans)) {
-        keys(spans, int64_t{1} << plan_.stretch_log2);
+      const BackwardLaunch stretches = long_pass(BackwardPass::stretch, rule, false);
+      if (tiles(TilePass::stretch, stretches)) {
+        tiles(TilePass::stretch_keys, stretches);
+        tiles(TilePass::stretch_queries, stretches);
+      } else {
+        keys(stretches, int64_t{1} << plan_.stretch_log2);
+        queries(stretches, plan_.query_stretch);
       }
     }
     if (path.lsh) {
@@ -42,8 +46,6 @@ class BackwardPasses {
     if (!plan_.spans) return;
     const BackwardLaunch direct = long_pass(BackwardPass::direct, rule, path.lsh);
     if (!tiles(TilePass::direct_keys, direct)) keys(direct, S::kStay);
-    const BackwardLaunch spans = long_pass(BackwardPass::stretch, rule, path.lsh);
-    if (!tiles(TilePass::stretch_queries, spans)) queries(spans, plan_.query_stretch);
   }
 
  private:
@@ -58,9 +60,10 @@ class BackwardPasses {
     queries(pass, S::kStay);
   }
   void lookups() const {
-    const BackwardLaunch order = long_pass(BackwardPass::order, PairRule::lsh, false);
-    if (!tiles(TilePass::lookup_keys, order)) keys(order, S::kStay);
-    if (!tiles(TilePass::lookup_queries, order)) queries(order, S::kStay);
+    const BackwardLaunch of_keys = long_pass(BackwardPass::order, PairRule::lsh, false);
+    if (!tiles(TilePass::lookup_keys, of_keys)) keys(of_keys, S::kStay);
+    const BackwardLaunch of_queries = long_pass(BackwardPass::order, PairRule::lsh, plan_.spans);
+    if (!tiles(TilePass::lookup_queries, of_queries)) queries(of_queries, S::kStay);
   }
   // Runs a kernel for 16 bits; false where that doesn't take the types, the widths or the GPU.
   bool tiles(TilePass kind, const BackwardLaunch& pass) const {

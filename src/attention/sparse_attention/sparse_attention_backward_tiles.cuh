@@ -3,6 +3,7 @@
 
 #include "attention/sparse_attention/sparse_attention_backward_tiles_launch.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_dense.cuh"
+#include "attention/sparse_attention/sparse_attention_kernel_backward_lists.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_lookup.cuh"
 #include "attention/sparse_attention/sparse_attention_kernel_backward_stretch.cuh"
 
@@ -21,18 +22,21 @@ bool launch_tiles_of(const device::Launcher& launch, const BackwardParams& p, Ti
   };
   switch (kind) {
     case TilePass::dense: return run(dense_kernel<S>, p.k_heads, kTileRows, sizeof(PairShared<S>));
+    case TilePass::stretch:
+      return run(stretch_kernel<S>, p.k_heads, int64_t{1} << pass.plan.stretch_log2,
+                 sizeof(StretchShared<S>));
+    case TilePass::stretch_keys:
+      return !keys || run(stretch_keys_kernel<S>, p.k_heads, int64_t{1} << pass.plan.stretch_log2,
+                          sizeof(ListShared<S>));
+    case TilePass::stretch_queries:
+      return !p.dq || run(stretch_queries_kernel<S>, p.q_heads, pass.plan.query_stretch,
+                          sizeof(ListShared<S>));
     case TilePass::lookup_keys:
       return !keys || run(lookup_keys_kernel<S>, p.k_heads, kTileRows, sizeof(LookupShared<S>));
     case TilePass::lookup_queries:
       return !p.dq || run(lookup_queries_kernel<S>, p.q_heads, kTileRows, sizeof(LookupShared<S>));
-    case TilePass::stretch_keys:
-      return !keys || run(stretch_keys_kernel<S>, p.k_heads, int64_t{1} << pass.plan.stretch_log2,
-                          sizeof(StretchShared<S>));
     case TilePass::direct_keys:
-      return !keys || run(direct_keys_kernel<S>, p.k_heads, kTileRows, sizeof(StretchShared<S>));
-    case TilePass::stretch_queries:
-      return !p.dq || run(stretch_queries_kernel<S>, p.q_heads, pass.plan.query_stretch,
-                          sizeof(StretchShared<S>));
+      return !keys || run(direct_keys_kernel<S>, p.k_heads, kDirectKeys, sizeof(ListShared<S>));
   }
   return false;
 }

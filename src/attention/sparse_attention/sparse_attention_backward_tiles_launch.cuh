@@ -12,11 +12,12 @@ namespace hax::sparse_attention {
 // Kernels for activations of 16 bits.
 enum class TilePass {
   dense,
+  stretch,
+  stretch_keys,
+  stretch_queries,
   lookup_keys,
   lookup_queries,
-  stretch_keys,
-  direct_keys,
-  stretch_queries
+  direct_keys
 };
 // Launches one; false where the GPU hasn't the shared memory.
 template <class T>  // sparse_attention_backward_tiles_*.cu

@@ -28,6 +28,7 @@ struct CudaBackwardPlan {
   // Spans, for sequences longer than dense_length:
   int32_t* chunk_reach = nullptr;   // (B Hk, places(kChunkKeys)): where the chunk's last span ends
   int32_t* first_row = nullptr;     // (B Hk, L): a key's first row, kNoRows or kDirect
+  int32_t* apart = nullptr;         // (B Hk, places(2^stretch_log2)): whether a stretch needs lists of keys
   int32_t* direct_keys = nullptr;   // (B Hk, L): ascending, at the sequence's stretch of the L axis
   int32_t* direct_count = nullptr;  // (sequences, Hk)
   float* rows = nullptr;            // (B Hk, row_count, row_width): dk, then from v_column on dv

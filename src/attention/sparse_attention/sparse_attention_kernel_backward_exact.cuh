@@ -44,10 +44,13 @@ class ExactSums {
     write(p_.dk, j, head, first_, add);
     write(p_.dv, j, head, second_, add);
   }
-  // As a row of the workspace.
-  __device__ void write_row(float* row, const CudaBackwardPlan& plan) const {
-    for (int c = lane_; c < p_.d_qk; c += 32) row[c] = at(first_, c) * p_.scale;
-    for (int c = lane_; c < p_.d_v; c += 32) row[plan.v_column + c] = at(second_, c);
+  // To a row of the workspace; add: to what it holds.
+  __device__ void write_row(float* row, const CudaBackwardPlan& plan, bool add) const {
+    for (int c = lane_; c < p_.d_qk; c += 32) {
+      row[c] = at(first_, c) * p_.scale + (add ? row[c] : 0.0f);
+    }
+    row += plan.v_column;
+    for (int c = lane_; c < p_.d_v; c += 32) row[c] = at(second_, c) + (add ? row[c] : 0.0f);
   }
   __device__ void write_query(int32_t i, int64_t h, bool add) {
 #pragma unroll

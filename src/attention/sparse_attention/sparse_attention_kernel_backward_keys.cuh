@@ -170,9 +170,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kKeysBlocks)
   // The keys: neighbours, or lists of them.
   const int32_t* list = nullptr;
   int listed = static_cast<int>(tile.last - tile.first);
-  KeyWalkInStretch<S::kThreads> walk(shared.walk, view,
-                                     plan.chunk_reach + reach_place(p, t.key_row(), tile),
-                                     t.of_keys(plan.first_row));
+  KeyWalkInStretch<S::kThreads> walk(shared.walk, p, plan, tile, head, view);
   if (launch.pass == BackwardPass::direct) {
     list = t.of_keys(plan.direct_keys) + tile.first;
     listed = static_cast<int>(

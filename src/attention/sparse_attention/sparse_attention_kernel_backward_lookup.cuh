@@ -122,7 +122,7 @@ class LookupBlock {
     const int64_t h = head_ * launch_.group + g;
     if (!Tiles::finite(dq)) return write_exact_queries(p_, launch_, tile_, head_, h);
     const int32_t tokens[2] = {own[0].position, own[1].position};
-    store_sums(outputs(p_.dq, h, launch_.access.dq), dq, p_.scale, tokens, false);
+    store_sums(outputs(p_.dq, h, launch_.access.dq), dq, p_.scale, tokens, launch_.add);
   }
 
  private:
@@ -250,7 +250,7 @@ class LookupBlock {
       for (int32_t x = query.begin; x < query.end; ++x) {
         sums.add_to_query(i, h, view.ordered(x), head);
       }
-      sums.write_query(i, h, false);
+      sums.write_query(i, h, launch.add);
     }
   }
 

@@ -105,24 +105,14 @@ class PairTiles {
   template <class Next, class Finish>
   __device__ int keep_keys(KeySums& sums, const TileMark (&own)[2], Next&& next,
                            Finish&& finish) const {
-    clear(sums.dk);
-    clear(sums.dv);
-    for (int stage = 0;; stage ^= 1) {
-      await_copies();
-      RawMark mark;
-      const Coming coming = next(2 - stage, mark);
-      uint32_t weights[4][4], slopes[4][4];
-      weigh<true>(0, 1 + stage, stage, own, weights, slopes);
-      Products::begin();
-      Products::add_product(sums.dv, weights, second(1 + stage));
-      Products::add_product(sums.dk, slopes, first(1 + stage));
-      Products::end();
-      Products::template wait<0>();
-      Products::settle(sums.dv);
-      Products::settle(sums.dk);
-      if (coming == Coming::marked) store(stage ^ 1, finish(mark));
-      if (coming == Coming::nothing) return stage;
-    }
+    return pass_queries<false>(sums, own, 0, next, finish, [](const QuerySums&) {});
+  }
+  // The same where no other keys meet the queries: give(sums) has those of each tile of them. slopes: a panel in shared
+  // memory for dS, where rows and columns change places.
+  template <class Next, class Finish, class Give>
+  __device__ void keep_keys_and_give(KeySums& sums, const TileMark (&own)[2], uint32_t slopes,
+                                     Next&& next, Finish&& finish, Give&& give) const {
+    pass_queries<true>(sums, own, slopes, next, finish, give);
   }
 
   // Queries in slot `stay` stay, keys pass through slots `pass` and `other`, their marks first lie in `stage`.
@@ -172,24 +162,58 @@ class PairTiles {
 
   // Whether all of the block's sums are.
   static __device__ bool finite(const KeySums& sums) {
-    const float bad = times_zero(sums.dk) + times_zero(sums.dv);
-    return __syncthreads_or(bad != bad) == 0;
+    return __syncthreads_or(!own_finite(sums.dk) || !own_finite(sums.dv)) == 0;
   }
   static __device__ bool finite(const QuerySums& sums) {
-    const float bad = times_zero(sums);
-    return __syncthreads_or(bad != bad) == 0;
+    return __syncthreads_or(!own_finite(sums)) == 0;
   }
-
- private:
+  // Whether the thread's are.
   template <int kBlocks>
-  static __device__ float times_zero(const float (&sums)[kBlocks][4]) {
-    float sum = 0.0f;  // NaN if anything isn't finite
+  static __device__ bool own_finite(const float (&sums)[kBlocks][4]) {
+    float zero = 0.0f;  // NaN if anything isn't finite
 #pragma unroll
     for (int n = 0; n < kBlocks; ++n) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) sum += 0.0f * sums[n][e];
+      for (int e = 0; e < 4; ++e) zero += 0.0f * sums[n][e];
     }
-    return sum;
+    return zero == 0.0f;
+  }
+
+ private:
+  template <bool kGives, class Next, class Finish, class Give>
+  __device__ int pass_queries(KeySums& sums, const TileMark (&own)[2], uint32_t exchanged,
+                              Next&& next, Finish&& finish, Give&& give) const {
+    clear(sums.dk);
+    clear(sums.dv);
+    for (int stage = 0;; stage ^= 1) {
+      await_copies();
+      RawMark mark;
+      const Coming coming = next(2 - stage, mark);
+      uint32_t weights[4][4], slopes[4][4];
+      weigh<true>(0, 1 + stage, stage, own, weights, slopes);
+      Products::begin();
+      Products::add_product(sums.dv, weights, second(1 + stage));
+      Products::add_product(sums.dk, slopes, first(1 + stage));
+      Products::end();
+      QuerySums dq;
+      if constexpr (kGives) {
+        uint32_t columns[4][4];
+        Products::store_factor(exchanged, slopes);
+        __syncthreads();
+        Products::load_transposed(columns, exchanged);
+        clear(dq);
+        Products::begin();
+        Products::add_product(dq, columns, first(0));
+        Products::end();
+      }
+      Products::template wait<0>();
+      Products::settle(sums.dv);
+      Products::settle(sums.dk);
+      if constexpr (kGives) Products::settle(dq);
+      if (coming == Coming::marked) store(stage ^ 1, finish(mark));
+      give(dq);
+      if (coming == Coming::nothing) return stage;
+    }
   }
 
   // P and dS of the tiles in two slots, as left factors.

@@ -98,36 +98,29 @@ __device__ void store_sums(const HeadRows<T>& rows, const float (&sums)[kBlocks]
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int32_t token = tokens[half];
-    if (rows.vectors && !add) {
-      T* const to = rows.row(max(token, 0));
+    if (rows.vectors) {
+      // In words of 16 bytes: what is held is asked for before any of it is waited for.
+      T* const to = rows.row(max(token, 0)) + lane * 8;
+      uint4 held[kBlocks / 4];
 #pragma unroll
-      for (int n = 0; n < kBlocks; n += 4) {
-        uint32_t words[4];
+      for (int n = 0; n < kBlocks / 4; ++n) {
+        const bool there = add && token >= 0 && n * 32 + lane * 8 < width;
+        held[n] = there ? *reinterpret_cast<const uint4*>(to + n * 32) : uint4{};
+      }
+#pragma unroll
+      for (int n = 0; n < kBlocks / 4; ++n) {
+        uint32_t words[4] = {held[n].x, held[n].y, held[n].z, held[n].w};
+        if (add) transpose_in_quad(words);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          words[i] = device::pack_pair<T>(sums[n + i][2 * half] * scale,
-                                          sums[n + i][2 * half + 1] * scale);
+          const float* const sum = &sums[n * 4 + i][2 * half];
+          const float2 former = device::unpack_pair<T>(words[i]);
+          words[i] = device::pack_pair<T>(former.x + sum[0] * scale, former.y + sum[1] * scale);
         }
         transpose_in_quad(words);
-        const int column = (n + lane) * 8;
-        if (token >= 0 && column < width) {
-          *reinterpret_cast<uint4*>(to + column) = {words[0], words[1], words[2], words[3]};
+        if (token >= 0 && n * 32 + lane * 8 < width) {
+          *reinterpret_cast<uint4*>(to + n * 32) = {words[0], words[1], words[2], words[3]};
         }
-      }
-    } else if (token >= 0 && rows.vectors) {  // added in fp32, so fragment by fragment
-      auto* const to = reinterpret_cast<uint32_t*>(rows.row(token) + lane * 2);
-      uint32_t words[kBlocks];  // all are asked for before any is waited for
-#pragma unroll
-      for (int n = 0; n < kBlocks; ++n) words[n] = n * 8 < width ? to[n * 4] : 0;
-#pragma unroll
-      for (int n = 0; n < kBlocks; ++n) {
-        const float2 held = device::unpack_pair<T>(words[n]);
-        words[n] = device::pack_pair<T>(held.x + sums[n][2 * half] * scale,
-                                        held.y + sums[n][2 * half + 1] * scale);
-      }
-#pragma unroll
-      for (int n = 0; n < kBlocks; ++n) {
-        if (n * 8 < width) to[n * 4] = words[n];
       }
     } else if (token >= 0) {
       float scaled[kBlocks][2];

@@ -123,6 +123,25 @@ struct TileProducts {
       }
     }
   }
+
+  // A left factor to a panel in shared memory, and, behind a barrier, its transposed from there.
+  static __device__ void store_factor(uint32_t panel, const uint32_t (&a)[4][4]) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int row = static_cast<int>(threadIdx.x / 32) * 16 + lane % 16;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      device::store_matrix_x4(panel + swizzled_place(row, 2 * k + lane / 16), a[k]);
+    }
+  }
+  static __device__ void load_transposed(uint32_t (&a)[4][4], uint32_t panel) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    const int eight = static_cast<int>(threadIdx.x / 32) * 2 + lane / 8 % 2;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const int row = 16 * k + lane % 8 + lane / 16 * 8;
+      device::load_matrix_x4_transposed(a[k], panel + swizzled_place(row, eight));
+    }
+  }
 };
 
 }  // namespace hax::sparse_attention

@@ -32,9 +32,7 @@ class KeyStream {
         shared_(shared),
         lane_(static_cast<int>(threadIdx.x % 32)),
         window_only_(p.pattern.bits == HAX_PATTERN_SLIDING_WINDOW),
-        walk_(shared.walk, view,
-              launch.plan.chunk_reach + reach_place(p, tile.range.row * p.k_heads + head, tile),
-              nullptr) {
+        walk_(shared.walk, p, launch.plan, tile, head, view) {
     if (launch.pass != BackwardPass::stretch) return;
     walk_.start(static_cast<int32_t>(tile.first), static_cast<int32_t>(tile.last), false);
     listed_ = walk_.fill();

@@ -5,6 +5,15 @@
 
 namespace hax::sparse_attention {
 
+// Whether the keys and the queries of the stretch that holds a tile are summed apart.
+__device__ inline int32_t& apart(const Problem& p, const CudaBackwardPlan& plan,
+                                 const TileRange& tile, int64_t head) {
+  const Tiling stretches{int64_t{1} << plan.stretch_log2};
+  return plan.apart[(tile.range.row * p.k_heads + head) * stretches.places(p.sequences) +
+                    stretches.first_place(p.sequences, tile.s, tile.range.begin) +
+                    (tile.first >> plan.stretch_log2)];
+}
+
 // Rows of a key that has some.
 __device__ inline int32_t rows_of(const PatternView& view, const CudaBackwardPlan& plan,
                                   int32_t j) {

@@ -8,7 +8,7 @@ namespace hax::sparse_attention {
 template <int kThreads>
 struct WalkShared {
   static constexpr int kWarps = kThreads / 32;
-  static constexpr int kChunksAtOnce = 4;  // of a thread, when it looks for chunks
+  static constexpr int kChunksAtOnce = 2;  // of a thread, when it looks for chunks
   static constexpr int kFewest = 512;      // keys of a list that isn't the last
   static constexpr int kCapacity = kFewest + kWarps * static_cast<int>(kChunkKeys);
   int32_t keys[kCapacity];
@@ -21,9 +21,15 @@ class KeyWalkInStretch {
  public:
   using Shared = WalkShared<kThreads>;
 
-  __device__ KeyWalkInStretch(Shared& shared, const PatternView& view, const int32_t* reaches,
-                              const int32_t* first_row)
-      : shared_(shared), view_(view), reaches_(reaches), first_row_(first_row) {}
+  __device__ KeyWalkInStretch(Shared& shared, const BackwardParams& p, const CudaBackwardPlan& plan,
+                              const TileRange& tile, int64_t head, const PatternView& view)
+      : shared_(shared), view_(view) {
+    const int64_t key_row = tile.range.row * p.k_heads + head;
+    reaches_ = plan.chunk_reach + reach_place(p, key_row, tile);
+    if (plan.first_row) {
+      first_row_ = plan.first_row + key_row * p.sequences.length + tile.range.begin;
+    }
+  }
 
   // Queries [first, last). with_rows: only keys that have rows.
   __device__ void start(int32_t first, int32_t last, bool with_rows) {
@@ -95,18 +101,17 @@ class KeyWalkInStretch {
     int own = 0;
     const int32_t first_key =
         at < chunk_count_ ? shared_.chunks[at] * static_cast<int32_t>(kChunkKeys) : last_;
-    const PatternView view = view_;             // in registers
     int32_t evictions[kRounds], rows[kRounds];  // all are asked for before any is waited for
 #pragma unroll
     for (int n = 0; n < kRounds; ++n) {
       const int32_t j = min(first_key + n * 32 + lane, last_ - 1);
-      evictions[n] = read_eviction(view, j);
+      evictions[n] = read_eviction(view_, j);
       rows[n] = with_rows_ ? __ldg(first_row_ + j) : 0;
     }
 #pragma unroll
     for (int n = 0; n < kRounds; ++n) {
       const int32_t j = first_key + n * 32 + lane;
-      const int32_t reach = reach_of(view, j, evictions[n]);
+      const int32_t reach = reach_of(view_, j, evictions[n]);
       const bool touches = j < last_ && reach > first_ && reach > j && rows[n] >= 0;
       votes[n] = __ballot_sync(0xffffffffu, touches);
       own += __popc(votes[n]);
@@ -125,9 +130,9 @@ class KeyWalkInStretch {
   }
 
   Shared& shared_;
-  const PatternView& view_;
+  const PatternView view_;
   const int32_t* reaches_;
-  const int32_t* first_row_;
+  const int32_t* first_row_ = nullptr;
   int32_t first_ = 0, last_ = 0;
   bool with_rows_ = false;
   int32_t next_chunk_ = 0;
