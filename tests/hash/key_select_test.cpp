@@ -266,5 +266,39 @@ TEST(KeySelect, TimeGrowsAboutLinearly) {
   }
 }
 
+// On CUDA rows of several chunks take bounds from their first 2048 and 8192 keys; up to 256 keys of a chunk of 2048 that
+// exceed them are listed.
+TEST(KeySelect, BoundsFromTheFirstKeys) {
+  const TestContext context;
+  const auto with_random = [](int64_t length, auto&& change) {
+    Array score = random_normal({1, 1, length}, static_cast<uint64_t>(length));
+    for (int64_t t = 0; t < length; ++t) {
+      double& value = score.data[static_cast<size_t>(t)];
+      value = change(t, value);
+    }
+    return score;
+  };
+  for (const int64_t length : {2049, 4096, 8191, 8192, 8193, 10239, 10241, 12288}) {
+    for (const int64_t budget : {1, 31, 64, 200}) {
+      SCOPED_TRACE("L=" + std::to_string(length) + " budget=" + std::to_string(budget));
+      const SelectCase c{.length = length, .budget = budget};
+      const auto expect = [&](auto&& change) {
+        expect_selection_matches(c, round_to(with_random(length, change), kFp32), context);
+      };
+      expect([](int64_t, double x) { return x; });
+      // No bounds: too few numbers among the first keys.
+      expect([](int64_t t, double x) { return t < 2048 && t % 64 != 5 ? kNan : x; });
+      expect([](int64_t t, double x) { return t < 9000 && t % 700 != 5 ? kNan : x; });
+      // More of a chunk come in than are listed, exactly as many, and one less.
+      for (const int64_t many : {255, 256, 257, 2048}) {
+        expect([&](int64_t t, double x) { return t >= 8192 && t - 8192 < many ? 10.0 + x : x; });
+      }
+      // The bound itself, which is not enough to come in, and infinities.
+      expect([](int64_t t, double x) { return t % 3 == 0 ? 0.5 : std::min(x, 0.5); });
+      expect([](int64_t t, double x) { return t < 8192 ? -kInf : t % 50 == 0 ? kInf : x; });
+    }
+  }
+}
+
 }  // namespace
 }  // namespace hax_test

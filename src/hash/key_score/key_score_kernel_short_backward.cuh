@@ -91,20 +91,10 @@ __global__ void __launch_bounds__(kQueryThreads, 2)
     FeatureWords<T> keys[2];
     read_keys(keys, p, tile, head, vectors);
     read_queries(p, tile, head, vectors, shared);
-    if (!packed) {
-      pack_short<T>(p, weight_pairs, shared);
-      shared.W2_backward.pack([&](float* value, int output, int step, int own) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int n = step * 16 + own % 4 * 2 + i / 2 * 8 + i % 2;
-          if (n < p.width() && output < p.width()) {
-            value[i] = device::load_any(p.W2, p.W2.offset(n, output));
-          }
-        }
-      });
-      packed = true;
-    }
+    if (!packed) pack_short<T>(p, weight_pairs, shared);
     __syncthreads();
+    if (!packed) shared.W2_backward.transpose(shared.W2);
+    packed = true;
     add_warps(shared);
     __syncthreads();
     const int row = warp * 16 + lane / 4;

@@ -17,6 +17,28 @@ struct SharedWeights {
     b[1][0] = both.z;
     b[1][1] = both.w;
   }
+  // The pieces of the weight of an output and an input, in 16-bit elements.
+  __device__ static int place(int output, int input) {
+    const int lane = output % 8 * 4 + input % 8 / 2;
+    const int operand = input / 16 * kNarrowBlocks + output / 8;
+    return (operand * kWarp + lane) * 8 + input % 16 / 8 * 2 + input % 2;
+  }
+  // Becomes those of the layer on the way back, whose inputs are the other's outputs. By all threads.
+  __device__ void transpose(const SharedWeights& layer) {
+    const auto* from = reinterpret_cast<const uint16_t*>(layer.words);
+#pragma unroll 2
+    for (int i = threadIdx.x; i < kOperands * kWarp; i += kQueryThreads) {
+      const int lane = i % kWarp, output = i / kWarp % kNarrowBlocks * 8 + lane / 4;
+      const int input = i / kWarp / kNarrowBlocks * 16 + lane % 4 * 2;
+      uint32_t word[4];
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {  // both halves of a piece, then the next piece
+        const int first = place(input + w % 2 * 8, output) + w / 2 * 4;
+        word[w] = from[first] | static_cast<uint32_t>(from[first + 4 * 8]) << 16;
+      }
+      words[i] = {word[0], word[1], word[2], word[3]};
+    }
+  }
   // By all threads. weights(value, output, step, lane): the lane's four of a step.
   template <class F>
   __device__ void pack(F&& weights) {

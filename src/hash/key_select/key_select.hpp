@@ -15,6 +15,12 @@ namespace hax::key_select {
 // the chunks before, which are found first where rows have several chunks.
 inline constexpr int64_t kChunkTokens = 2048;
 
+// Rows of several chunks take a bound from their first chunk, and a higher one from their first kHeadTokens, that later
+// keys must exceed. Where at most kMostEntering of a chunk do, these are listed and walked alone.
+inline constexpr int64_t kHeadTokens = 8192;
+inline constexpr int kMostEntering = 256;
+inline constexpr int kAllEnter = -1;  // in place of a count: not listed
+
 // Most keys that the lanes of a warp hold together; larger budgets take a block per row.
 inline constexpr int64_t kMaxListed = 256;
 
@@ -34,7 +40,10 @@ struct Plan {
   int64_t listed;      // CUDA: keys of a list, 32, 64, 128 or 256; 0: larger
   bool several;        // CUDA: whether a row can have more than one chunk
   uint64_t* best;      // CUDA: (slots of chunks, H, listed), ranks in ascending order, 0 for no key
-  uint64_t* all;       // CUDA, larger: (2, B, H, L), likewise
+  float* bounds;       // CUDA: (sequences, H, 2); NaN for none
+  int32_t* counts;     // CUDA: (slots of chunks, H), of entering keys
+  uint64_t* entering;  // CUDA: (slots of chunks, H, kMostEntering), ranks in order of position
+  uint64_t* all;       // CUDA, larger: (2, B, H, L), as in best
 };
 
 struct Forward {

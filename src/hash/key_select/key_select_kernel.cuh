@@ -15,6 +15,11 @@ __device__ inline uint32_t order_of(float score) {
   return score == score ? order : 1;
 }
 
+// The score of an order, NaN of NaN's.
+__device__ inline float score_of(uint32_t order) {
+  return __uint_as_float(order & 0x80000000u ? order ^ 0x80000000u : ~order);
+}
+
 // Greater for a better key; of equal scores the earlier position is better.
 __device__ inline uint64_t rank_of(uint32_t order, uint32_t position) {
   return uint64_t{order} << 32 | ~position;

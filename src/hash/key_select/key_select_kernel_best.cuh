@@ -1,46 +1,40 @@
-// The best keys of each chunk, then of all chunks before it.
+// The best keys of each chunk, and keys that surely leave as they come.
 #pragma once
 
-#include "hash/key_select/key_select_kernel_list.cuh"
+#include "device/early_start.cuh"
+#include "hash/key_select/key_select_kernel_bound.cuh"
 
 namespace hax::key_select {
 
 inline constexpr int kBestThreads = 128;
+inline constexpr int kBestWarps = kBestThreads / kWarp;
 inline constexpr int kBestKeys = kChunkTokens / kBestThreads;  // of a thread
-inline constexpr int kScanWarps = 16;
 
 // Whether the chunks after this one need its best keys.
 __device__ inline bool followed(const SequenceTiles::Tile& chunk) {
   return chunk.begin < chunk.end && chunk.end < chunk.range.length;
 }
 
-// A bound that exactly `count` of the values, all different and at least as many, that a warp holds
-// reach.
-template <int Count>
-__device__ uint64_t select_by_warp(const uint64_t (&values)[Count], int count) {
-  // Bits that all have in common need no trial.
-  uint32_t ones = order_of(values[0]), zeros = ~ones;
+// A chunk's keys, neighbours of which a thread has four at a time.
+struct ChunkKeys {
+  int64_t first, end;  // of the row: the thread's first key, and the chunk's end
+  float score[kBestKeys];
+
+  __device__ ChunkKeys(const Row& row, const SequenceTiles::Tile& chunk)
+      : first(chunk.begin + threadIdx.x * 4), end(chunk.end) {
 #pragma unroll
-  for (int i = 1; i < Count; ++i) {
-    ones |= order_of(values[i]);
-    zeros |= ~order_of(values[i]);
-  }
-  const uint32_t differing =
-      __reduce_or_sync(0xffffffffu, ones) & __reduce_or_sync(0xffffffffu, zeros);
-  const int first = differing == 0 ? 31 : 63 - __clz(static_cast<int>(differing));
-  uint64_t least = first == 63 ? 0 : values[0] >> (first + 1) << (first + 1);
-  least = __shfl_sync(0xffffffffu, least, 0);
-  for (int bit = first; bit >= 0; --bit) {
-    const uint64_t trial = least | uint64_t{1} << bit;
-    int above = 0;
+    for (int i = 0; i < kBestKeys; i += 4) {
+      float four[4];
+      row.load(four, position(i), end);
 #pragma unroll
-    for (int i = 0; i < Count; ++i) above += values[i] >= trial;
-    above = __reduce_add_sync(0xffffffffu, above);
-    if (above >= count) least = trial;
-    if (above == count) break;
+      for (int e = 0; e < 4; ++e) score[i + e] = four[e];
+    }
   }
-  return least;
-}
+  __device__ int64_t position(int i) const { return first + i / 4 * (4 * kBestThreads) + i % 4; }
+  __device__ uint64_t rank(int i) const {
+    return rank_of(order_of(score[i]), static_cast<uint32_t>(position(i)));
+  }
+};
 
 // The same for all threads of a block and a list in shared memory.
 __device__ inline uint64_t select_by_block(const uint64_t* values, int total, int count) {
@@ -58,129 +52,164 @@ __device__ inline uint64_t select_by_block(const uint64_t* values, int total, in
   return least;
 }
 
-// A block for every (slot of a chunk, head): its Listed best keys, ascending. The Listed-th
-// greatest of the best keys of parts of the chunk is a bound that few other keys reach.
 template <int Listed>
-__global__ void __launch_bounds__(kBestThreads)
-    best_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
+struct BestMemory {
   // Parts of a thread: enough for one bound and some.
-  constexpr int kParts = Listed >= kBestThreads ? 2 * Listed / kBestThreads : 1;
-  constexpr int kPart = kBestKeys / kParts;
-  __shared__ uint64_t found[Listed * kPart];
-  __shared__ uint64_t bests[kBestThreads * kParts];
-  __shared__ uint64_t bound;
-  __shared__ int count;
-  const int64_t index = blockIdx.x;
-  const SequenceTiles::Tile chunk = p.chunks().at(index / p.heads);
-  if (!followed(chunk)) return;
-  const Row row(p, chunk.range, index % p.heads);
-  const int thread = threadIdx.x;
-  const uint32_t first = static_cast<uint32_t>(chunk.begin) + thread;
+  static constexpr int kParts = Listed >= kBestThreads ? 2 * Listed / kBestThreads : 1;
+  static constexpr int kPart = kBestKeys / kParts;
+  static constexpr int kFound = Listed * kPart;
 
-  uint32_t order[kBestKeys];
-  const float* from = row.score + first * row.score_stride;
-#pragma unroll
-  for (int i = 0; i < kBestKeys; ++i) {  // a followed chunk is full
-    order[i] = order_of(from[i * kBestThreads * row.score_stride]);
+  uint64_t found[kFound > kBestWarps* kMostEntering ? kFound : kBestWarps* kMostEntering];
+  union {
+    uint64_t bests[kBestThreads * kParts];
+    uint64_t entering[kMostEntering];
+  };
+  uint64_t bound;
+  int count, counts[kBestKeys / 4][kBestWarps];
+};
+
+// The Listed best of some keys, ascending, zeros where there are fewer. By all threads of a block.
+template <int Listed>
+__device__ void store_best(const uint64_t* keys, int count, uint64_t exact, uint64_t* out) {
+  for (int i = threadIdx.x; i < count; i += kBestThreads) {
+    const uint64_t own = keys[i];
+    if (own < exact) continue;
+    int above = 0;
+#pragma unroll 4
+    for (int j = 0; j < count; ++j) above += keys[j] > own;
+    if (above < Listed) out[Listed - 1 - above] = own;
   }
-  const auto rank = [&](int i) { return rank_of(order[i], first + i * kBestThreads); };
-  uint64_t best[kParts];
+  for (int i = count + threadIdx.x; i < Listed; i += kBestThreads) out[Listed - 1 - i] = 0;
+}
+
+// Keys up to the bound leave; the others are listed in order. False: they are too many.
+template <int Listed>
+__device__ bool list_entering(const Row& row, const ChunkKeys& keys, float bound, bool needs_best,
+                              const Plan& plan, BestMemory<Listed>& shared) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  uint64_t* const own = shared.found + warp * kMostEntering;
+  int count = 0, starts[kBestKeys / 4 + 1];  // of the warp's keys in own, four of a lane after four
+#pragma unroll
+  for (int i = 0; i < kBestKeys; i += 4) {
+    starts[i / 4] = count;
+    const int64_t j = keys.position(i);
+    bool enters[4], some = j + 4 > keys.end;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      enters[e] = keys.score[i + e] > bound && j + e < keys.end;
+      some |= enters[e];
+    }
+    if (!some) row.evict_four(j);
+    if (__any_sync(0xffffffffu, some)) {
+      int to = count;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const uint32_t entering = __ballot_sync(0xffffffffu, enters[e]);
+        to += __popc(entering & ((1u << lane) - 1));
+        count += __popc(entering);
+        if (some && !enters[e] && j + e < keys.end) row.evict(j + e, j + e);
+      }
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        if (!enters[e]) continue;
+        if (to < kMostEntering) own[to] = keys.rank(i + e);
+        ++to;
+      }
+    }
+    if (lane == 0) shared.counts[i / 4][warp] = count - starts[i / 4];
+  }
+  starts[kBestKeys / 4] = count;
+  __syncthreads();
+  int total = 0, before[kBestKeys / 4];
+#pragma unroll
+  for (int i = 0; i < kBestKeys / 4; ++i) {
+#pragma unroll
+    for (int w = 0; w < kBestWarps; ++w) {
+      if (w == warp) before[i] = total;
+      total += shared.counts[i][w];
+    }
+  }
+  if (total > kMostEntering) return false;
+  uint64_t* const entering = plan.entering + int64_t{blockIdx.x} * kMostEntering;
+#pragma unroll
+  for (int i = 0; i < kBestKeys / 4; ++i) {
+    for (int from = starts[i] + lane; from < starts[i + 1]; from += kWarp) {
+      const int to = before[i] + from - starts[i];
+      entering[to] = own[from];
+      shared.entering[to] = own[from];
+    }
+  }
+  if (threadIdx.x == 0) plan.counts[blockIdx.x] = total;
+  __syncthreads();
+  if (needs_best) {
+    store_best<Listed>(shared.entering, total, 0, plan.best + int64_t{blockIdx.x} * Listed);
+  }
+  return true;
+}
+
+// A full chunk's Listed best keys. The Listed-th greatest of the best keys of parts of the chunk is a bound that few
+// other keys reach.
+template <int Listed>
+__device__ void list_best(const ChunkKeys& keys, uint64_t* out, BestMemory<Listed>& shared) {
+  constexpr int kParts = BestMemory<Listed>::kParts, kPart = BestMemory<Listed>::kPart;
+  const int thread = threadIdx.x;
 #pragma unroll
   for (int part = 0; part < kParts; ++part) {
-    uint32_t greatest = 0;
-    int at = 0;
+    uint64_t best = 0;
 #pragma unroll
-    for (int i = part * kPart; i < (part + 1) * kPart; ++i) {
-      if (order[i] <= greatest) continue;
-      greatest = order[i];
-      at = i;
-    }
-    best[part] = rank_of(greatest, first + at * kBestThreads);
-    bests[part * kBestThreads + thread] = best[part];
+    for (int i = part * kPart; i < (part + 1) * kPart; ++i) best = max(best, keys.rank(i));
+    shared.bests[part * kBestThreads + thread] = best;
   }
-  if (thread == 0) count = 0;
+  if (thread == 0) shared.count = 0;
   __syncthreads();
   if (thread < kWarp) {
     uint64_t values[kBestThreads * kParts / kWarp];
 #pragma unroll
-    for (int i = 0; i < kBestThreads * kParts / kWarp; ++i) values[i] = bests[i * kWarp + thread];
+    for (int i = 0; i < kBestThreads * kParts / kWarp; ++i) {
+      values[i] = shared.bests[i * kWarp + thread];
+    }
     const uint64_t least = select_by_warp(values, Listed);
-    if (thread == 0) bound = least;
+    if (thread == 0) shared.bound = least;
   }
   __syncthreads();
-  const uint64_t least = bound;
+  const uint64_t least = shared.bound;
   uint32_t reached = 0;  // keys that reach the bound
 #pragma unroll
   for (int i = 0; i < kBestKeys; ++i) {
-    if (order[i] >= order_of(least) && rank(i) >= least) reached |= 1u << i;
+    if (keys.rank(i) >= least) reached |= 1u << i;
   }
   if (reached != 0) {
-    int to = atomicAdd(&count, __popc(reached));
+    int to = atomicAdd(&shared.count, __popc(reached));
 #pragma unroll
     for (int i = 0; i < kBestKeys; ++i) {
-      if (reached >> i & 1) found[to++] = rank(i);
+      if (reached >> i & 1) shared.found[to++] = keys.rank(i);
     }
   }
   __syncthreads();
-  const int total = count;
-  uint64_t* out = plan.best + index * Listed;
-  const uint64_t exact = total > 2 * Listed ? select_by_block(found, total, Listed) : 0;
-  for (int i = thread; i < total; i += kBestThreads) {
-    const uint64_t own = found[i];
-    if (own < exact) continue;
-    int above = 0;
-#pragma unroll 4
-    for (int j = 0; j < total; ++j) above += found[j] > own;
-    if (above < Listed) out[Listed - 1 - above] = own;
-  }
+  const int total = shared.count;
+  const uint64_t exact = total > 4 * Listed ? select_by_block(shared.found, total, Listed) : 0;
+  store_best<Listed>(shared.found, total, exact, out);
 }
 
-// A block for every (sequence, head): each chunk's best keys become those of all chunks before it.
-// A warp has a stretch of the chunks: their best first, then those of the stretches before, then
-// chunk by chunk.
-template <int V>
-__global__ void __launch_bounds__(kScanWarps* kWarp)
-    scan_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
-  constexpr int kListed = kWarp * V;
-  extern __shared__ uint64_t lists[];  // one a warp
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int64_t s = blockIdx.x / p.heads, head = blockIdx.x % p.heads;
-  const SequenceTiles chunks = p.chunks();
-  const int64_t count = ceil_div(p.sequences.range(s).length, kChunkTokens);
-  if (count <= 1) return;
-  uint64_t* best = plan.best + (chunks.first_slot(s) * p.heads + head) * kListed;
-  const int64_t next = p.heads * kListed;
-  uint64_t* own = lists + warp * kListed;
-  const int64_t first = count * warp / kScanWarps, last = count * (warp + 1) / kScanWarps;
-
-  RankList<V> list, other;
-#pragma unroll 1
-  for (int64_t chunk = first; chunk < min(last, count - 1);
-       ++chunk) {  // nobody needs the last one's
-    other.load_reversed(best + chunk * next, lane);
-    list.merge(other, lane);
-  }
-#pragma unroll 1
-  for (int distance = 1; distance < kScanWarps; distance *= 2) {
-    list.store(own, lane);
-    __syncthreads();
-    if (warp >= distance) {
-      other.load_reversed(own - distance * kListed, lane);
-      list.merge(other, lane);
-    }
-    __syncthreads();
-  }
-  list.store(own, lane);
+// A block for every (slot of a chunk, head).
+template <int Listed>
+__global__ void __launch_bounds__(kBestThreads)
+    best_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
+  __shared__ BestMemory<Listed> shared;
+  device::wait_for_previous();
+  device::start_next();
+  const SequenceTiles::Tile chunk = p.chunks().at(blockIdx.x / p.heads);
+  const int64_t head = blockIdx.x % p.heads;
+  if (chunk.begin >= chunk.end || chunk.begin == 0) return;  // the first is done already
+  const Row row(p, chunk.range, head);
+  const ChunkKeys keys(row, chunk);
+  const float bound =
+      plan.bounds[2 * (chunk.sequence * p.heads + head) + (chunk.begin >= kHeadTokens ? 1 : 0)];
+  const bool bounded = bound == bound;  // not so where few of the first keys are numbers
+  if (bounded && list_entering<Listed>(row, keys, bound, followed(chunk), plan, shared)) return;
   __syncthreads();
-  RankList<V> before;
-  if (warp > 0) before.load(own - kListed, lane);
-#pragma unroll 1
-  for (int64_t chunk = first; chunk < last; ++chunk) {
-    if (chunk < count - 1) other.load_reversed(best + chunk * next, lane);
-    __syncwarp();
-    before.store(best + chunk * next, lane);
-    if (chunk < count - 1) before.merge(other, lane);
-  }
+  if (threadIdx.x == 0) plan.counts[blockIdx.x] = kAllEnter;
+  if (followed(chunk)) list_best(keys, plan.best + int64_t{blockIdx.x} * Listed, shared);
 }
 
 }  // namespace hax::key_select

@@ -3,6 +3,7 @@
 // out together when each key leaves.
 #pragma once
 
+#include "device/early_start.cuh"
 #include "hash/key_select/key_select_kernel.cuh"
 
 namespace hax::key_select {
@@ -119,14 +120,14 @@ struct Walk {
     __syncwarp();
   }
 
-  // Keys [begin, end) of the row; begin is a multiple of 4. A lane has four neighbours.
+  // Keys [begin, end) of the row; begin is a multiple of 4, or there are none. A lane has four neighbours.
   __device__ void keys(int64_t begin, int64_t end) {
     float ahead[kWalkAhead][4];
     int64_t j = begin + 4 * lane;
 #pragma unroll
     for (int i = 0; i < kWalkAhead; ++i) row.load(ahead[i], j + i * kWalkKeys, end);
 #pragma unroll 1
-    for (int64_t first = begin; first < end; first += kWalkKeys, j += kWalkKeys) {
+    for (int64_t first = begin;; first += kWalkKeys, j += kWalkKeys) {
       float score[4];
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
@@ -135,9 +136,28 @@ struct Walk {
         for (int i = 1; i < kWalkAhead; ++i) ahead[i - 1][e] = ahead[i][e];
       }
       row.load(ahead[kWalkAhead - 1], j + kWalkAhead * kWalkKeys, end);
-      take(score, j, end);
+      if (first < end) take(score, j, end);
       const bool last = first + kWalkKeys >= end;
       if (waiting >= kWalkWaiting || last) absorb_all(last);
+      if (last) break;
+    }
+  }
+
+  // Lets listed keys wait, in order of position, at most kMostEntering.
+  __device__ void wait(const uint64_t* ranks, int count) {
+    static_assert(kMostEntering <= kWalkWaiting + kWalkKeys);
+#pragma unroll 2
+    for (int first = 0; first < count; first += kWarp) {
+      const int i = first + lane;
+      const uint64_t own = i < count ? ranks[i] : 0;
+      const bool enters = order_of(own) > threshold;
+      const uint32_t entering = __ballot_sync(0xffffffffu, enters);
+      if (enters) {
+        memory.pending[waiting + __popc(entering & ((1u << lane) - 1))] = own;
+      } else if (i < count) {
+        row.evict(position_of(own), position_of(own));
+      }
+      waiting += __popc(entering);
     }
   }
 
@@ -183,16 +203,21 @@ __global__ void __launch_bounds__(kWalkWarps* kWarp)
     walk_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   constexpr int kListed = kWarp * V;
   __shared__ WalkMemory<V> memory[kWalkWarps];
+  device::wait_for_previous();
+  device::start_next();
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t index = int64_t{blockIdx.x} * kWalkWarps + warp;
   if (index >= p.chunks().slots() * p.heads) return;
   const SequenceTiles::Tile chunk = p.chunks().at(index / p.heads);
-  if (chunk.begin >= chunk.end) return;
+  if (chunk.begin >= chunk.end || chunk.begin == 0) return;  // the first is done already
   const Row row(p, chunk.range, index % p.heads);
   const int kept = static_cast<int>(min(p.budget, int64_t{kListed}));
   const uint64_t* before = plan.best + (index + 1) * kListed - kept;
-  Walk<V> walk(row, memory[warp], chunk.begin > 0 ? before : nullptr, kept, lane);
-  walk.keys(chunk.begin, chunk.end);
+  Walk<V> walk(row, memory[warp], before, kept, lane);
+  const int count = plan.counts[index];
+  const bool listed = count != kAllEnter;
+  if (listed) walk.wait(plan.entering + index * kMostEntering, count);
+  walk.keys(listed ? chunk.end : chunk.begin, chunk.end);  // absorbs those that wait, too
   if (chunk.end == row.length) walk.keep();
 }
 

@@ -1,8 +1,9 @@
 #include "core/dispatch.hpp"
 #include "device/launch.cuh"
 #include "hash/key_select/key_select_kernel_best.cuh"
+#include "hash/key_select/key_select_kernel_head.cuh"
 #include "hash/key_select/key_select_kernel_large.cuh"
-#include "hash/key_select/key_select_kernel_short.cuh"
+#include "hash/key_select/key_select_kernel_scan.cuh"
 
 namespace hax::key_select {
 
@@ -15,12 +16,13 @@ void cuda_forward(const Params& p, const Plan& plan, void* stream) {
     constexpr int V = v.value, kListed = kWarp * V;
     const int64_t chunks = p.chunks().slots() * p.heads;
     if (!plan.several) {
-      return launch(short_kernel<V>, rows, kShortThreads, sizeof(ShortMemory<V>), p);
+      return launch.early(short_kernel<V>, rows, kShortThreads, sizeof(ShortMemory<V>), p);
     }
-    launch(best_kernel<kListed>, chunks, kBestThreads, 0, p, plan);
-    launch(scan_kernel<V>, rows, kScanWarps * kWarp, kScanWarps * kListed * sizeof(uint64_t), p,
-           plan);
-    launch(walk_kernel<V>, ceil_div(chunks, kWalkWarps), kWalkWarps * kWarp, 0, p, plan);
+    launch.early(head_kernel<V>, 2 * rows, kShortThreads, sizeof(ShortMemory<V>), p, plan);
+    launch.early(best_kernel<kListed>, chunks, kBestThreads, 0, p, plan);
+    launch.early(scan_kernel<V>, rows, kScanWarps * kWarp, kScanWarps * kListed * sizeof(uint64_t),
+                 p, plan);
+    launch.early(walk_kernel<V>, ceil_div(chunks, kWalkWarps), kWalkWarps * kWarp, 0, p, plan);
   });
 }
 

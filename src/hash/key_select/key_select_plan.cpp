@@ -15,7 +15,11 @@ Plan plan_cuda(const Params& p, Workspace& workspace) {
   }
   plan.several = p.sequences.longest > kChunkTokens;
   const bool lists = plan.several && plan.listed > 0;
-  plan.best = workspace.take<uint64_t>(lists ? p.chunks().slots() * p.heads * plan.listed : 0);
+  const int64_t chunks = lists ? p.chunks().slots() * p.heads : 0;
+  plan.best = workspace.take<uint64_t>(chunks * plan.listed);
+  plan.bounds = workspace.take<float>(lists ? 2 * p.sequences.count() * p.heads : 0);
+  plan.counts = workspace.take<int32_t>(chunks);
+  plan.entering = workspace.take<uint64_t>(chunks * kMostEntering);
   const int64_t keys = p.sequences.batch * p.heads * length;
   plan.all = workspace.take<uint64_t>(plan.listed > 0 ? 0 : 2 * keys);
   return plan;

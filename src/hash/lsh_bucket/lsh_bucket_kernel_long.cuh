@@ -48,8 +48,6 @@ __global__ void __launch_bounds__(kTileThreads)
     count_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan,
                  int index) {
   __shared__ uint32_t counts[kDigitValues];
-  device::wait_for_previous();
-  device::start_next();
   const Tile tile(p, p.key_heads);
   if (!tile.used) return;
   if (threadIdx.x < kDigitValues) counts[threadIdx.x] = 0;
@@ -81,8 +79,6 @@ __global__ void __launch_bounds__(kPlaceThreads)
   constexpr int kGroups = kPlaceThreads / kDigitValues;  // of threads, each with some of the tiles
   __shared__ uint32_t sums[kPlaceThreads / kWarp];
   __shared__ uint32_t totals[kGroups][kDigitValues];
-  device::wait_for_previous();
-  device::start_next();
   const int64_t s = blockIdx.x / p.key_heads, head = blockIdx.x % p.key_heads;
   const Sequences::Range range = p.sequences.range(s);
   if (range.length <= kDirectTiles * kCudaTileTokens) return;
@@ -159,8 +155,6 @@ __global__ void __launch_bounds__(kTileThreads)
     move_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan,
                 int index) {
   __shared__ MoveMemory<K> shared;
-  device::wait_for_previous();
-  device::start_next();
   const Tile tile(p, p.key_heads);
   if (!tile.used) return;
   const Digit digit(p.num_bits, index);

@@ -10,8 +10,6 @@ namespace hax::lsh_bucket {
 template <class K>
 __global__ void __launch_bounds__(kTileThreads)
     starts_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan) {
-  device::wait_for_previous();
-  device::start_next();
   const Tile tile(p, p.key_heads);
   if (!tile.used) return;
   const int lane = threadIdx.x % kWarp;
@@ -49,8 +47,6 @@ __global__ void __launch_bounds__(kTileThreads)
 template <class K>
 __global__ void __launch_bounds__(kRangeThreads)
     range_kernel(const __grid_constant__ Params p, const __grid_constant__ CudaPlan plan) {
-  device::wait_for_previous();
-  device::start_next();
   const Tile tile(p, p.query_heads, blockIdx.x / kRangeParts);
   if (!tile.used) return;
   const Sequences::Range& range = tile.range;

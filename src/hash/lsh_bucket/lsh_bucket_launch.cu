@@ -16,16 +16,16 @@ void run_long(const Params& p, const CudaPlan& plan, const device::Launcher& lau
   const int64_t rows = p.sequences.count() * p.key_heads;
   const int64_t slots = p.cuda_tiles().slots();
   for (int digit = 0; digit < Digit::count(p.num_bits); ++digit) {
-    launch.early(count_kernel<K>, slots * p.key_heads, kTileThreads, 0, p, plan, digit);
+    launch(count_kernel<K>, slots * p.key_heads, kTileThreads, 0, p, plan, digit);
     if (p.sequences.longest > kDirectTiles * kCudaTileTokens) {
-      launch.early(place_kernel, rows, kPlaceThreads, 0, p, plan);
+      launch(place_kernel, rows, kPlaceThreads, 0, p, plan);
     }
-    launch.early(move_kernel<K>, slots * p.key_heads, kTileThreads, 0, p, plan, digit);
+    launch(move_kernel<K>, slots * p.key_heads, kTileThreads, 0, p, plan, digit);
   }
   if (Digit::count(p.num_bits) > 1) {
-    launch.early(starts_kernel<K>, slots * p.key_heads, kTileThreads, 0, p, plan);
+    launch(starts_kernel<K>, slots * p.key_heads, kTileThreads, 0, p, plan);
   }
-  launch.early(range_kernel<K>, slots * p.query_heads * kRangeParts, kRangeThreads, 0, p, plan);
+  launch(range_kernel<K>, slots * p.query_heads * kRangeParts, kRangeThreads, 0, p, plan);
 }
 
 }  // namespace
