@@ -59,7 +59,8 @@ struct ForwardPlan {
 struct BackwardPlan {
   int64_t tile_tokens;
   int64_t tiles_per_row;
-  float* partial;  // (B * tiles_per_row, W + 1, D): dweight, then dbias
+  bool at_once = false;  // CUDA: whether a GPU runs all blocks at once
+  float* partial;        // (B * tiles_per_row, W + 1, D): dweight, then dbias
 };
 
 struct StepPlan {};

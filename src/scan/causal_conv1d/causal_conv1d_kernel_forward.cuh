@@ -22,12 +22,14 @@ __global__ void __launch_bounds__(kForwardThreads, kForwardBlocks)
   __shared__ typename Stream::Ring ring;
   const int64_t vectors = p.channels / V;
   const int64_t index = int64_t{blockIdx.x} * kForwardThreads + threadIdx.x;
+  device::start_next();
   if (index >= p.sequences.batch * plan.tiles_per_row * vectors) return;
   const int64_t channel = index % vectors * V;
   const int64_t row = index / vectors / plan.tiles_per_row;
   const int64_t begin = index / vectors % plan.tiles_per_row * plan.tile_tokens;
   const int64_t last = min(begin + plan.tile_tokens, p.sequences.length);
 
+  device::wait_for_previous();
   Stream stream(ring, static_cast<int>(threadIdx.x), {p.x}, row, begin, last, channel);
   const Taps<V, W> taps(p, channel);
   const int first = first_tap<W>(p);

@@ -4,6 +4,7 @@
 #include "core/dispatch.hpp"
 #include "device/launch.cuh"
 #include "scan/causal_conv1d/causal_conv1d_kernel_backward.cuh"
+#include "scan/causal_conv1d/causal_conv1d_kernel_backward_sums.cuh"
 #include "scan/causal_conv1d/causal_conv1d_kernel_forward.cuh"
 #include "scan/scan_blocks.hpp"
 
@@ -31,7 +32,8 @@ void cuda_forward(const ForwardParams& p, const ForwardPlan& plan, void* stream)
     dispatch_shape<T, kForwardBytes>(p.width, {p.x, p.y}, [&](auto shape) {
       using S = decltype(shape);
       const int64_t threads = p.sequences.batch * plan.tiles_per_row * (p.channels / S::V);
-      launch(forward_kernel<S>, ceil_div(threads, kForwardThreads), kForwardThreads, 0, p, plan);
+      launch.early(forward_kernel<S>, ceil_div(threads, kForwardThreads), kForwardThreads, 0, p,
+                   plan);
     });
     if (!p.final_state) return;
     launch(final_state_kernel<T>, ceil_div(p.final_state.numel(), kStateThreads), kStateThreads, 0,
@@ -47,13 +49,13 @@ void cuda_backward(const BackwardParams& p, const BackwardPlan& plan, void* stre
       dispatch_shape<T, kBackwardBytes>(p.width, {p.x, p.dy, p.dx}, [&](auto shape) {
         using S = decltype(shape);
         const int64_t groups = ceil_div(p.channels / S::V, kBackwardLanes);
-        launch(backward_kernel<S>, p.sequences.batch * plan.tiles_per_row * groups,
-               dim3(kBackwardLanes, kBackwardRuns), 0, p, plan);
+        launch.early(backward_kernel<S>, p.sequences.batch * plan.tiles_per_row * groups,
+                     dim3(kBackwardLanes, kBackwardRuns), 0, p, plan);
       });
     }
     if (p.sums()) {
-      launch(reduce_kernel, ceil_div((p.width + 1) * p.channels, kReduceLanes),
-             dim3(kReduceLanes, kReduceRuns), 0, p, plan);
+      launch.early(reduce_kernel, ceil_div((p.width + 1) * p.channels, kReduceLanes),
+                   dim3(kReduceLanes, kReduceRuns), 0, p, plan);
     }
     if (p.dinitial_state) {
       launch(initial_state_kernel<T>, ceil_div(p.sequences.count() * p.channels, kInitialThreads),

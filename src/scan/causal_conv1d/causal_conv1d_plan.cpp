@@ -24,7 +24,8 @@ int64_t choose_tile(int64_t length, int64_t per_tile, int64_t enough, int64_t lo
 ForwardPlan Forward::plan(const ForwardParams& p, const Context&, Workspace&) {
   ForwardPlan plan;
   if (!use_cuda(p.device, name)) return plan;
-  constexpr int64_t kEnoughThreads = 132 * 512;
+  // All that 132 multiprocessors hold: B64 L1057 D128 takes 0.0151 ms with 24 tokens, 0.0165 with 32 (H100).
+  constexpr int64_t kEnoughThreads = 132 * 6 * 128;
   plan.tile_tokens = choose_tile(p.sequences.length, p.sequences.batch * ceil_div(p.channels, 4),
                                  kEnoughThreads, 32, 16, 4);
   plan.tiles_per_row = ceil_div(p.sequences.length, plan.tile_tokens);
@@ -46,9 +47,10 @@ BackwardPlan Backward::plan(const BackwardParams& p, const Context&, Workspace& 
   bool partial = true;
   if (use_cuda(p.device, name)) {
     constexpr int64_t kEnoughBlocks = 132 * 2;  // of 128 channels
-    plan.tile_tokens =
-        choose_tile(p.sequences.length, p.sequences.batch * ceil_div(p.channels, 128),
-                    kEnoughBlocks, 512, 8 * kBackwardRuns, 4 * kBackwardRuns);
+    const int64_t per_tile = p.sequences.batch * ceil_div(p.channels, 128);
+    plan.tile_tokens = choose_tile(p.sequences.length, per_tile, kEnoughBlocks, 512,
+                                   8 * kBackwardRuns, 4 * kBackwardRuns);
+    plan.at_once = ceil_div(p.sequences.length, plan.tile_tokens) * per_tile <= kEnoughBlocks;
     partial = p.sums();
   }
   plan.tiles_per_row = ceil_div(p.sequences.length, plan.tile_tokens);

@@ -2,9 +2,24 @@
 #pragma once
 
 #include "device/async_copy.cuh"
+#include "device/early_start.cuh"
 #include "scan/causal_conv1d/causal_conv1d_kernel.cuh"
 
 namespace hax::causal_conv1d {
+
+// Has the tokens [begin, end) on their way to the L2 cache before the kernels before have ended. Threads that
+// share a sector share its tokens out.
+template <class S>
+__device__ void announce(const Tensor& tensor, int64_t row, int64_t begin, int64_t end,
+                         int64_t channel) {
+  constexpr int kSector = 32 / static_cast<int>(sizeof(typename S::T)) / S::V;
+  const int sharer = static_cast<int>(threadIdx.x) % kSector;
+  const auto* at = token_address<S>(tensor, row, begin + sharer, channel);
+  for (int left = static_cast<int>(end - begin) - sharer; left > 0; left -= kSector) {
+    device::prefetch_to_l2(at);
+    at += tensor.stride[1] * kSector;
+  }
+}
 
 // A thread's channels of the tokens [begin, end) of a row, of Inputs tensors. Where T and V make whole words of a token
 // they are copied ahead of their use, in stages, into a ring in shared memory whose slots are this thread's alone.

@@ -42,10 +42,9 @@ inline int choose_forward_ring(int64_t warps) {
   return ring;
 }
 
-// Forward's segments of a sequence, for bf16 activations and 16 states, each in walks of so many tokens; one: sequences
-// are not cut.
+// Forward's segments of a sequence, of so many tokens each, and the walks of a segment; one: sequences are not cut.
 struct CudaForwardPlan {
-  int64_t segments = 1, walks = 0, walk = 0;
+  int64_t segments = 1, segment = 0, walks = 0;
   float *made = nullptr, *carried = nullptr, *elapsed = nullptr;
 };
 
@@ -54,6 +53,6 @@ struct CudaForwardPlan {
 inline constexpr int64_t kSegmentWarps = 2112, kFewestSegmentTokens = 2048;
 inline constexpr int64_t kFewestSegmentedTokens = 96 * 1024;
 inline constexpr int64_t kFewestSegmentedElements = int64_t{1} << 28;
-inline constexpr int64_t kSegmentWalks = 16;
+inline constexpr int64_t kSegmentWalk = 256;  // tokens
 
 }  // namespace hax::selective_scan

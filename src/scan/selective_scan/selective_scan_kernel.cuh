@@ -100,6 +100,12 @@ struct Held {
     }
     words[i / kPerWord] |= bits << (i % kPerWord * 16);
   }
+  // Elements i and i + 1, i being even.
+  __device__ void set_pair(int i, float first, float second) {
+    const float values[2] = {first, second};
+    const Packed<T, 2> pair = device::pack<T>(values);
+    memcpy(&words[i / kPerWord], &pair, sizeof(pair));
+  }
   __device__ float get(int i) const {
     const uint32_t word = words[i / kPerWord];
     if constexpr (sizeof(T) == 4) {

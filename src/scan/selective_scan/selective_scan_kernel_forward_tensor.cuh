@@ -9,19 +9,14 @@
 
 namespace hax::selective_scan {
 
-// What a scan takes part in: whole sequences, segments that start from zeros, or what the state carried into a segment
-// adds to its outputs.
-enum class Part { whole, segment, carried };
-
-template <class S_, int Warps, Part kPart_ = Part::whole>
+// kSegment: of a segment, whose steps are summed up.
+template <class S_, int Warps, bool kSegment = false>
 class TensorScan : public WarpScan<S_> {
  public:
   using S = S_;
-  static constexpr Part kPart = kPart_;
   using T = typename S::T;
   using Base = WarpScan<S>;
   using Base::p, Base::lane, Base::row, Base::checkpoint, Base::for_each_state;
-  using typename Base::States;
   static constexpr int kTokens = S::kTokens, kChannels = 2, kWarps = Warps, kOwn = S::kOwn;
   static_assert(type_of<T> == Type::bf16 && S::kLanes == 4 && S::kStates == 4);
   static_assert(S::kChannels == kChannels && kOwn * 4 == kTokens && kOwn <= 2);
@@ -56,40 +51,11 @@ class TensorScan : public WarpScan<S_> {
   }
   __device__ void set_place(int64_t place) { place_ = place; }
 
-  // A carried state counts until less than 2^-12 is left both of itself and, in proportion, of what the segment makes
-  // by itself: bf16 outputs keep 2^-9. made: the greatest of the segment's own last states.
-  __device__ void count_from(const States& carried, const States& made) {
-#pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      float from = 0.0f, local = 0.0f;
-#pragma unroll
-      for (int k = 0; k < S::kStates; ++k) {
-        from = fmaxf(from, fabsf(carried[m][k]));
-        local = fmaxf(local, fabsf(made[m][k]));
-      }
-#pragma unroll
-      for (int distance = 1; distance < S::kLanes; distance *= 2) {
-        from = fmaxf(from, __shfl_xor_sync(0xffffffffu, from, distance));
-        local = fmaxf(local, __shfl_xor_sync(0xffffffffu, local, distance));
-      }
-      least_[m] = 0x1p-12f * fminf(from, local);
-    }
-  }
-  // Whether a carried state still counts; NaN always does.
-  __device__ bool counts() const {
-    bool any = false;
-    for_each_state([&](int m, int k) { any |= !(fabsf(lane.h[m][k]) <= least_[m]); });
-    return __any_sync(0xffffffffu, any);
-  }
-
   // All of the sequence, from the lanes' state on.
   __device__ void run() {
     const int chunks = this->chunks();
     const int64_t begin = this->range.begin + lane.part;
-    // The outputs so far take the place of u where it is not needed.
-    const bool adds = kPart == Part::carried;
-    Streams in = {{adds ? p.y : p.u, adds ? this->layout.y : this->layout.u, this->range.row, begin,
-                   this->channel},
+    Streams in = {{p.u, this->layout.u, this->range.row, begin, this->channel},
                   {p.delta, this->layout.delta, this->range.row, begin, this->channel},
                   // Read even where there is none.
                   {p.z ? p.z : p.u, this->layout.z, this->range.row, begin, this->channel}};
@@ -99,7 +65,6 @@ class TensorScan : public WarpScan<S_> {
     int passed = 0, walk = 0;
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
-      if (kPart == Part::carried && chunk % 4 == 0 && !counts()) break;
       const int tokens = this->chunk_tokens(chunk);
       Chunk now;
       prepare(now, ahead, tokens);
@@ -109,22 +74,18 @@ class TensorScan : public WarpScan<S_> {
       scan(y, now);
 #pragma unroll
       for (int i = 0; i < kOwn; ++i) {
-        if constexpr (kPart == Part::carried) {
-          this->add(y[i], i, now.u, now.z);
-        } else {
-          this->finish(y[i], i, now.u, now.z);
-        }
+        this->finish(y[i], i, now.u, now.z);
         if (this->mine && lane.part + 4 * i < tokens) y_stream.store(i, y[i]);
       }
       y_stream.advance();
       __syncwarp();
-      if constexpr (kPart == Part::whole) {
+      if constexpr (!kSegment) {
         if (p.checkpoints && int64_t{chunk} * kTokens + tokens == checkpoint) {
           lane.store(lane.h, p.checkpoints.states, p.checkpoints.offset(this->range, checkpoint),
                      this->block, p.states);
           checkpoint += p.checkpoints.every;
         }
-      } else if constexpr (kPart == Part::segment) {
+      } else {
         if (++passed == this->layout.walk / kTokens) {
           store_elapsed(walk++);
           passed = 0;
@@ -152,11 +113,7 @@ class TensorScan : public WarpScan<S_> {
 
   __device__ void fetch(Inputs& to, Streams& in, int tokens) {
     const int own = tokens - lane.part;
-    if constexpr (kPart == Part::carried) {
-      in.u.load_changing(to.u, own);
-    } else {
-      in.u.load(to.u, own);
-    }
+    in.u.load(to.u, own);
     in.delta.load(to.delta, own);
     in.z.load(to.z, own);
     in.u.advance();
@@ -165,7 +122,7 @@ class TensorScan : public WarpScan<S_> {
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
       to.B[i] = 0;
-      if (kPart != Part::carried && 4 * i < own) {
+      if (4 * i < own) {
         to.B[i] = __ldg(reinterpret_cast<const uint32_t*>(B_ + i * this->layout.B_lanes));
       }
     }
@@ -186,7 +143,7 @@ class TensorScan : public WarpScan<S_> {
         dt[m] = p.softplus ? soft : plain;
         if (lane.part + 4 * i >= tokens) dt[m] = 0.0f;
         to.dtu[i][m] = split_bf16(dt[m] * from.u.at[i].get(m));
-        if (kPart == Part::segment) elapsed_[m] += dt[m];
+        if constexpr (kSegment) elapsed_[m] += dt[m];
       }
       own_.steps.store(lane.part + 4 * i, row, make_float2(dt[0], dt[1]));
       to.B[i] = InputColumns(from.B[i]);
@@ -207,10 +164,8 @@ class TensorScan : public WarpScan<S_> {
         const bool own = lane.part == j;
         const uint32_t dtu[2] = {own ? chunk.dtu[half][0] : 0, own ? chunk.dtu[half][1] : 0};
         float x[2][4] = {};  // of even and odd states
-        if constexpr (kPart != Part::carried) {
-          device::mma_16x8x8_bf16(x[0], dtu, chunk.B[half].even);
-          device::mma_16x8x8_bf16(x[1], dtu, chunk.B[half].odd);
-        }
+        device::mma_16x8x8_bf16(x[0], dtu, chunk.B[half].even);
+        device::mma_16x8x8_bf16(x[1], dtu, chunk.B[half].odd);
         const float2 step = dt[half * 4 + j];
         for_each_state([&](int m, int k) {
           const float d = decay<S>((m == 0 ? step.x : step.y) * lane.rate[m][k]);
@@ -227,7 +182,7 @@ class TensorScan : public WarpScan<S_> {
   Shared& own_;
   const int token_C_;
   const char *B_, *C_;
-  float elapsed_[2] = {}, least_[2] = {};
+  float elapsed_[2] = {};
   int64_t place_ = 0;
 };
 

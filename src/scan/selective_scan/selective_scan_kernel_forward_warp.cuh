@@ -12,10 +12,10 @@ struct ForwardLayout {
   Strides u, delta, z, y;
   int64_t B, C;     // a ring's chunks, in bytes
   int64_t B_lanes;  // four tokens
-  // Segments of a sequence, in walks of so many tokens. By segments of all sequences: what they have made of a state
+  // Segments of a sequence, of so many tokens, in walks of so many. By segments of all sequences: what they have made of a state
   // of zeros, the state carried into them; the steps' sums up to the end of each walk.
   unsigned segments, walks;
-  int64_t walk;
+  int64_t segment, walk;
   Tensor made, carried;  // (segments, D, N)
   Tensor elapsed;        // (segments, walks, D)
 };
@@ -120,16 +120,6 @@ struct WarpScan {
       y[m] = p.z ? y[m] * gate : y[m];
     }
   }
-  // The same where sums are added to outputs.
-  __device__ void add(float (&y)[kChannels], int i, const Elements<S>& so_far,
-                      const Elements<S>& z) const {
-#pragma unroll
-    for (int m = 0; m < kChannels; ++m) {
-      const float gate = device::silu(z.at[i].get(m));
-      y[m] = so_far.at[i].get(m) + y[m] * kCut * (p.z ? gate : 1.0f);
-    }
-  }
-
   // f(channel, state) for all of the lane's.
   template <class F>
   __device__ static void for_each_state(F&& f) {

@@ -59,17 +59,6 @@ class Stream {
       if (i * S::kLanes < tokens) to.at[i].load(reinterpret_cast<const T*>(own(i)));
     }
   }
-  // The same for elements that this thread will write, two of 16 bits.
-  __device__ void load_changing(Elements<S>& to, int tokens) const {
-    static_assert(S::kChannels == 2 && sizeof(T) == 2);
-#pragma unroll
-    for (int i = 0; i < S::kOwn; ++i) {
-      to.at[i].clear();
-      if (i * S::kLanes < tokens) {
-        to.at[i].words[0] = __ldcg(reinterpret_cast<const unsigned*>(own(i)));
-      }
-    }
-  }
   __device__ void store(int i, const float (&values)[S::kChannels]) const {
     device::store_packed<T, S::kChannels>(reinterpret_cast<T*>(own(i)), values);
   }

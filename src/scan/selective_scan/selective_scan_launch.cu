@@ -56,25 +56,23 @@ void launch_forward(const device::Launcher& launch, const ForwardParams& p, int 
 template <class S, int kWarps>
 void launch_segments(const device::Launcher& launch, const ForwardParams& p,
                      const CudaForwardPlan& plan) {
-  using Alone = TensorScan<S, kWarps, Part::segment>;
+  using Alone = TensorScan<S, kWarps, true>;
   ForwardLayout layout = layout_of<S>(p, kWarps, 1);
   layout.segments = static_cast<unsigned>(plan.segments);
   layout.walks = static_cast<unsigned>(plan.walks);
-  layout.walk = plan.walk;
+  layout.segment = plan.segment;
+  layout.walk = kSegmentWalk;
   const int64_t places = p.batch * plan.segments;
   layout.made = compact_tensor(plan.made, {places, p.channels, p.states});
   layout.carried = compact_tensor(plan.carried, {places, p.channels, p.states});
   layout.elapsed = compact_tensor(plan.elapsed, {places, plan.walks, p.channels});
   launch(segment_kernel<Alone>, places * layout.blocks, kForwardThreads<Alone>, kSharedBytes<Alone>,
          p, layout);
-  constexpr int kCarryThreads = 128;
-  launch(carry_kernel, ceil_div(p.batch * p.channels * p.states, int64_t{kCarryThreads}),
-         kCarryThreads, 0, p, layout);
-  // Walks end sooner or later: small blocks.
-  using Carried = TensorScan<S, 4, Part::carried>;
-  layout.blocks = layout_of<S>(p, Carried::kWarps, 1).blocks;
-  launch(carried_kernel<Carried>, places * plan.walks * layout.blocks, kForwardThreads<Carried>,
-         kSharedBytes<Carried>, p, layout);
+  launch(carry_kernel, ceil_div(p.batch * p.channels * p.states, int64_t{kCarryStates}),
+         dim3(kCarryStates, kCarryRuns), 0, p, layout);
+  using Carried = CarriedShape<typename S::T>;
+  layout.blocks = static_cast<unsigned>(blocks_of_channels(p, Carried::kChannels));
+  launch(carried_kernel<typename S::T>, places * layout.blocks, Carried::kThreads, 0, p, layout);
 }
 
 // Whether rows of B and C are whole vectors of S's kernel.

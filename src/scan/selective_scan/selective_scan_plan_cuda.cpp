@@ -37,9 +37,9 @@ CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) 
   if (warps == 0) return plan;
   const int64_t segments = smaller(kSegmentWarps / warps, p.length / kFewestSegmentTokens);
   if (segments < 2) return plan;
-  plan.walks = kSegmentWalks;
-  plan.walk = round_up(ceil_div(p.length, segments * plan.walks), kTile);
-  plan.segments = ceil_div(p.length, plan.walk * plan.walks);
+  plan.segment = round_up(ceil_div(p.length, segments), kTile);
+  plan.segments = ceil_div(p.length, plan.segment);
+  plan.walks = ceil_div(plan.segment, kSegmentWalk);
   const int64_t places = p.batch * plan.segments;
   plan.made = workspace.take<float>(places * p.channels * p.states);
   plan.carried = workspace.take<float>(places * p.channels * p.states);
