@@ -28,13 +28,11 @@ class BackwardPasses {
     const PairRule rule = path.lsh ? PairRule::own_not_lsh : PairRule::own;
     if (plan_.spans) {
       const BackwardLaunch stretches = long_pass(BackwardPass::stretch, rule, false);
-      if (tiles(TilePass::stretch, stretches)) {
-        tiles(TilePass::stretch_keys, stretches);
-        tiles(TilePass::stretch_queries, stretches);
-      } else {
+      tiles(TilePass::stretch, stretches);  // which leaves some, or all, to the others
+      if (!tiles(TilePass::stretch_keys, stretches)) {
         keys(stretches, int64_t{1} << plan_.stretch_log2);
-        queries(stretches, plan_.query_stretch);
       }
+      if (!tiles(TilePass::stretch_queries, stretches)) queries(stretches, plan_.query_stretch);
     }
     if (path.lsh) {
       lookups();

@@ -23,8 +23,11 @@ bool launch_tiles_of(const device::Launcher& launch, const BackwardParams& p, Ti
   switch (kind) {
     case TilePass::dense: return run(dense_kernel<S>, p.k_heads, kTileRows, sizeof(PairShared<S>));
     case TilePass::stretch:
-      return run(stretch_kernel<S>, p.k_heads, int64_t{1} << pass.plan.stretch_log2,
-                 sizeof(StretchShared<S>));
+      if constexpr (S::kQk <= kStretchWidth) {
+        return run(stretch_kernel<S>, p.k_heads, int64_t{1} << pass.plan.stretch_log2,
+                   sizeof(StretchShared<S>));
+      }
+      return false;
     case TilePass::stretch_keys:
       return !keys || run(stretch_keys_kernel<S>, p.k_heads, int64_t{1} << pass.plan.stretch_log2,
                           sizeof(ListShared<S>));

@@ -13,6 +13,8 @@ inline constexpr int64_t kDenseTilesLength = 2048, kBackwardDenseLength = 512;
 inline constexpr int64_t kDensePackedLength = 40960;
 // Widths that it takes.
 inline constexpr int64_t kDenseTilesWidth = 128;
+// Width of d_qk up to which there are registers for dk, dv and dq of a tile at once.
+inline constexpr int64_t kStretchWidth = 64;
 
 // What a key's gradient is made of beside LSH's part, when it isn't the first of its rows.
 inline constexpr int32_t kNoRows = -1;  // nothing
@@ -26,9 +28,10 @@ struct CudaBackwardPlan {
   float* delta = nullptr;             // (B Hq, L): sum over d of o d_o, less dlse
   int32_t* sorted_queries = nullptr;  // (B Hq, L): query_order with each bin sorted
   // Spans, for sequences longer than dense_length:
-  int32_t* chunk_reach = nullptr;   // (B Hk, places(kChunkKeys)): where the chunk's last span ends
-  int32_t* first_row = nullptr;     // (B Hk, L): a key's first row, kNoRows or kDirect
-  int32_t* apart = nullptr;         // (B Hk, places(2^stretch_log2)): whether a stretch needs lists of keys
+  int32_t* chunk_reach = nullptr;  // (B Hk, places(kChunkKeys)): where the chunk's last span ends
+  int32_t* first_row = nullptr;    // (B Hk, L): a key's first row, kNoRows or kDirect
+  // (B Hk, places(2^stretch_log2)): whether the stretch is left to the kernels for lists; null: all are.
+  int32_t* apart = nullptr;
   int32_t* direct_keys = nullptr;   // (B Hk, L): ascending, at the sequence's stretch of the L axis
   int32_t* direct_count = nullptr;  // (sequences, Hk)
   float* rows = nullptr;            // (B Hk, row_count, row_width): dk, then from v_column on dv

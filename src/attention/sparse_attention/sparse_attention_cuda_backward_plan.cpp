@@ -31,10 +31,12 @@ void plan_spans(const BackwardParams& p, CudaBackwardPlan& plan, Workspace& work
   plan.stretch_log2 = static_cast<int>(
       std::bit_width(static_cast<uint64_t>(stretch_of(key_rows * length, kLongestStretch))) - 1);
   const int64_t stretch = int64_t{1} << plan.stretch_log2;
-  plan.query_stretch = std::min(
-      stretch, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(
-                   stretch_of(sequences.batch * p.q_heads * length / 4, kLongestQueryStretch)))));
-  if (plan.dense_tiles) plan.apart = workspace.take<int32_t>(key_rows * Tiling{stretch}.places(sequences));
+  plan.query_stretch =
+      std::min(stretch, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(stretch_of(
+                            sequences.batch * p.q_heads * length / 4, kLongestQueryStretch)))));
+  if (plan.dense_tiles && p.d_qk <= kStretchWidth) {
+    plan.apart = workspace.take<int32_t>(key_rows * Tiling{stretch}.places(sequences));
+  }
   plan.short_span = p.pattern.window > 0 ? std::max<int64_t>(p.pattern.window, 256) : 0;
   plan.chunk_reach = workspace.take<int32_t>(key_rows * Tiling{kChunkKeys}.places(sequences));
   if (!p.dk && !p.dv) return;

@@ -13,7 +13,7 @@ void prepare_cuda_indices(const Problem& p, const CudaIndices& indices,
   const int64_t length = p.sequences.length;
   if (query_rows * length == 0) return;
   if (!indices.key_rank) return;
-  const int64_t blocks_of_row = ceil_div(length, kIndexThreads);
+  const int64_t blocks_of_row = ceil_div(length, kIndexTokens);
   launch(rank_kernel, key_rows * blocks_of_row, kIndexThreads, 0, p, indices);
   if (!indices.bin_begin) return;
   // longest_range lies right behind the bins.
@@ -25,7 +25,8 @@ void prepare_cuda_indices(const Problem& p, const CudaIndices& indices,
     launch(count_shared_kernel, query_rows * ceil_div(length, kSharedQueries), kSharedThreads, 0, p,
            indices);
   } else {
-    launch(count_kernel, query_rows * blocks_of_row, kIndexThreads, 0, p, indices);
+    launch(count_kernel, query_rows * ceil_div(length, kIndexThreads), kIndexThreads, 0, p,
+           indices);
   }
   launch(scan_kernel, query_rows, kScanThreads, 0, indices, bins);
   launch(order_kernel, query_rows * blocks_of_row, kIndexThreads, 0, p, indices);

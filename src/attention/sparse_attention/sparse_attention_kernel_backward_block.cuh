@@ -66,8 +66,8 @@ class PairBlock {
 // Calls run(tile, head, shared) for a block's tile of so many tokens, if it has one. Blocks belong to key heads, or to query
 // heads.
 template <class Shared, class F>
-__device__ __forceinline__ void for_tile(const BackwardParams& p, const BackwardLaunch& launch, int64_t heads,
-                         int64_t tokens, F&& run) {
+__device__ __forceinline__ void for_tile(const BackwardParams& p, const BackwardLaunch& launch,
+                                         int64_t heads, int64_t tokens, F&& run) {
   extern __shared__ __align__(1024) char memory[];
   const BlockPlace at(blockIdx.x, heads, launch.places);
   const TileRange tile = find_tile(p.sequences, Tiling{tokens}, at.row, at.place);

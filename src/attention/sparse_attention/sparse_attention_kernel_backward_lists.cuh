@@ -83,10 +83,10 @@ class ListBlock : public SpanBlock<S, ListShared<S>> {
   }
 
  private:
-  using Base::p_, Base::launch_, Base::tile_, Base::view_, Base::head_, Base::shared_, Base::tiles_;
+  using Base::finish_key, Base::finish_query;
   using Base::first_, Base::last_;
   using Base::load_keys, Base::load_queries, Base::key_mark, Base::query_mark;
-  using Base::finish_key, Base::finish_query;
+  using Base::p_, Base::launch_, Base::tile_, Base::view_, Base::head_, Base::shared_, Base::tiles_;
 
   // The first query at or behind x that one of the keys may serve; all warps agree.
   __device__ int32_t next_query(const int32_t* list, int count, int32_t x) const {
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   using Shared = ListShared<S>;
   for_tile<Shared>(p, launch, p.k_heads, int64_t{1} << launch.plan.stretch_log2,
                    [&](const TileRange& tile, int64_t head, Shared& shared) {
-                     if (!apart(p, launch.plan, tile, head)) return;
+                     if (!is_apart(p, launch.plan, tile, head)) return;
                      ListBlock<S>(p, launch, tile, head, shared).keep_keys();
                    });
 }
@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   for_tile<Shared>(p, launch, p.q_heads, launch.plan.query_stretch,
                    [&](const TileRange& tile, int64_t h, Shared& shared) {
                      const int64_t head = h / static_cast<uint32_t>(launch.group);
-                     if (!apart(p, launch.plan, tile, head)) return;
+                     if (!is_apart(p, launch.plan, tile, head)) return;
                      ListBlock<S>(p, launch, tile, head, shared)
                          .keep_queries(static_cast<int>(h - head * launch.group));
                    });
@@ -182,25 +182,22 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     direct_keys_kernel(const __grid_constant__ BackwardParams p,
                        const __grid_constant__ BackwardLaunch launch) {
   using Shared = ListShared<S>;
-  for_tile<Shared>(p, launch, p.k_heads, kDirectKeys,
-                   [&](TileRange tile, int64_t head, Shared& shared) {
-                     const int64_t count =
-                         min(int64_t{launch.plan.direct_count[tile.s * p.k_heads + head]},
-                             tile.last);
-                     const int32_t* const list =
-                         launch.plan.direct_keys + tile.range.begin +
-                         (tile.range.row * p.k_heads + head) * p.sequences.length;
-                     int64_t at = tile.first;
-                     if (at >= count) return;
-                     tile.first = 0;
-                     tile.last = tile.range.length;
-                     ListBlock<S> block(p, launch, tile, head, shared);
-                     for (; at < count; at += kTileRows) {
-                       block.keep_group(list + at,
-                                        static_cast<int>(min(count - at, int64_t{kTileRows})));
-                       __syncthreads();
-                     }
-                   });
+  for_tile<Shared>(
+      p, launch, p.k_heads, kDirectKeys, [&](TileRange tile, int64_t head, Shared& shared) {
+        const int64_t count =
+            min(int64_t{launch.plan.direct_count[tile.s * p.k_heads + head]}, tile.last);
+        const int32_t* const list = launch.plan.direct_keys + tile.range.begin +
+                                    (tile.range.row * p.k_heads + head) * p.sequences.length;
+        int64_t at = tile.first;
+        if (at >= count) return;
+        tile.first = 0;
+        tile.last = tile.range.length;
+        ListBlock<S> block(p, launch, tile, head, shared);
+        for (; at < count; at += kTileRows) {
+          block.keep_group(list + at, static_cast<int>(min(count - at, int64_t{kTileRows})));
+          __syncthreads();
+        }
+      });
 }
 
 }  // namespace hax::sparse_attention

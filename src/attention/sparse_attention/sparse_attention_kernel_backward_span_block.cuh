@@ -51,8 +51,8 @@ class SpanBlock : public PairBlock<S, Shared, PairRule::own, PairRule::own_not_l
       row += column;
       const bool add = max(own[half].position, first_) < x;
       store_row(row, sums.dk, half, p_.scale, static_cast<int>(p_.d_qk) - column, add);
-      store_row(row + launch_.plan.v_column, sums.dv, half, 1.0f,
-                static_cast<int>(p_.d_v) - column, add);
+      store_row(row + launch_.plan.v_column, sums.dv, half, 1.0f, static_cast<int>(p_.d_v) - column,
+                add);
     }
   }
 

@@ -5,13 +5,20 @@
 
 namespace hax::sparse_attention {
 
-// Whether the keys and the queries of the stretch that holds a tile are summed apart.
-__device__ inline int32_t& apart(const Problem& p, const CudaBackwardPlan& plan,
+// The mark of the stretch that holds a tile; null where there are none.
+__device__ inline int32_t* apart(const Problem& p, const CudaBackwardPlan& plan,
                                  const TileRange& tile, int64_t head) {
+  if (!plan.apart) return nullptr;
   const Tiling stretches{int64_t{1} << plan.stretch_log2};
-  return plan.apart[(tile.range.row * p.k_heads + head) * stretches.places(p.sequences) +
-                    stretches.first_place(p.sequences, tile.s, tile.range.begin) +
-                    (tile.first >> plan.stretch_log2)];
+  return plan.apart + (tile.range.row * p.k_heads + head) * stretches.places(p.sequences) +
+         stretches.first_place(p.sequences, tile.s, tile.range.begin) +
+         (tile.first >> plan.stretch_log2);
+}
+// Whether its keys and its queries are left to the kernels for lists.
+__device__ inline bool is_apart(const Problem& p, const CudaBackwardPlan& plan,
+                                const TileRange& tile, int64_t head) {
+  const int32_t* const mark = apart(p, plan, tile, head);
+  return !mark || *mark != 0;
 }
 
 // Rows of a key that has some.

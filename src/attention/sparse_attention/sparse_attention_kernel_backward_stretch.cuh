@@ -11,41 +11,44 @@ namespace hax::sparse_attention {
 template <class S>
 struct StretchShared : PairShared<S> {
   WalkShared<kTileThreads> walk;
+  static constexpr int kMostSegments = 64;
   alignas(128) char slopes[kPanelBytes];
-  int32_t keys[kTileRows];  // those that stay
+  int32_t ends[kMostSegments];  // of segments of queries
+  int32_t keys[kTileRows];      // those that stay
   int32_t count;
-  uint32_t not_finite;  // tiles of queries
+  uint32_t not_finite;  // tiles of queries of the segment
 };
 
 template <class S>
 class StretchBlock : public SpanBlock<S, StretchShared<S>> {
  public:
   using Base = SpanBlock<S, StretchShared<S>>;
+  using Shared = StretchShared<S>;
   using typename Base::Tiles;
+  static constexpr int32_t kFewestQueries = 16;  // of a segment
 
   __device__ StretchBlock(const BackwardParams& p, const BackwardLaunch& launch,
-                          const TileRange& tile, int64_t head, StretchShared<S>& shared)
+                          const TileRange& tile, int64_t head, Shared& shared)
       : Base(p, launch, tile, head, shared) {}
 
   __device__ void run() {
     KeyWalkInStretch<kTileThreads> walk(shared_.walk, p_, launch_.plan, tile_, head_, view_);
     walk.start(first_, last_, false);
     listed_ = walk.fill();
-    const bool suffice = walk.done() && tiles_suffice();
-    if (threadIdx.x == 0) {
-      apart(p_, launch_.plan, tile_, head_) = suffice ? 0 : 1;
-    }
-    if (!suffice) return;
-    for (int32_t x = first_, end; x < last_; x = end) {
-      end = longest_segment(x);
+    const int segments = walk.done() ? find_segments() : 0;
+    if (threadIdx.x == 0) *apart(p_, launch_.plan, tile_, head_) = segments == 0;
+    int32_t x = first_;
+    for (int n = 0; n < segments; ++n) {
+      const int32_t end = shared_.ends[n];
       collect(x, end);
       pass_segment(x, end);
+      x = end;
     }
   }
 
  private:
-  using Base::p_, Base::launch_, Base::tile_, Base::view_, Base::head_, Base::shared_, Base::tiles_;
   using Base::first_, Base::last_;
+  using Base::p_, Base::launch_, Base::tile_, Base::view_, Base::head_, Base::shared_, Base::tiles_;
 
   __device__ bool touches(int32_t j, int32_t x, int32_t end) const {
     return j < end && view_.reach(j) > x;
@@ -59,23 +62,27 @@ class StretchBlock : public SpanBlock<S, StretchShared<S>> {
     }
     return count <= kTileRows;
   }
-  // Whether it takes those of every tile of queries.
-  __device__ bool tiles_suffice() const {
-    if (listed_ <= kTileRows) return true;
-    for (int32_t x = first_; x < last_; x += kTileRows) {
-      if (!fit(x, min(x + kTileRows, last_))) return false;
-    }
-    return true;
-  }
-  // Up to where from x on it takes all keys.
+  // Up to where from x on it takes all keys; x where it doesn't take those of the next few queries.
   __device__ int32_t longest_segment(int32_t x) const {
     if (fit(x, last_)) return last_;
-    int32_t most = 1, too_many = (last_ - x + kTileRows - 1) / kTileRows;
-    while (too_many - most > 1) {
-      const int32_t middle = (most + too_many) / 2;
-      (fit(x, x + middle * kTileRows) ? most : too_many) = middle;
+    int32_t fitting = 0, too_many = (last_ - x + kFewestQueries - 1) / kFewestQueries;
+    while (too_many - fitting > 1) {
+      const int32_t middle = (fitting + too_many) / 2;
+      (fit(x, x + middle * kFewestQueries) ? fitting : too_many) = middle;
     }
-    return x + most * kTileRows;
+    return x + fitting * kFewestQueries;
+  }
+  // Cuts the stretch into segments whose keys a tile takes; their number, 0 if that can't be done.
+  __device__ int find_segments() const {
+    int segments = 0;
+    for (int32_t x = first_; x < last_; ++segments) {
+      const int32_t end = longest_segment(x);
+      if (end == x || segments == Shared::kMostSegments) return 0;
+      if (threadIdx.x == 0) shared_.ends[segments] = end;
+      x = end;
+    }
+    __syncthreads();
+    return segments;
   }
   __device__ void collect(int32_t x, int32_t end) const {
     const auto lane = static_cast<int>(threadIdx.x);
@@ -128,7 +135,7 @@ class StretchBlock : public SpanBlock<S, StretchShared<S>> {
     };
     const auto give = [&](const typename Tiles::QuerySums& dq) {
       if (!Tiles::own_finite(dq)) {
-        atomicOr(&shared_.not_finite, 1u << ((present - first_) / kTileRows));
+        atomicOr(&shared_.not_finite, 1u << ((present - first) / kTileRows));
       }
       const int32_t i = present + Tiles::own_row();
       const int32_t tokens[2] = {i < end ? i : -1, i + 8 < end ? i + 8 : -1};
@@ -147,7 +154,7 @@ class StretchBlock : public SpanBlock<S, StretchShared<S>> {
   }
   __device__ void repair_queries(int32_t first, int32_t end) const {
     for (uint32_t tiles = shared_.not_finite; tiles != 0; tiles &= tiles - 1) {
-      const int32_t x = first_ + (__ffs(static_cast<int>(tiles)) - 1) * kTileRows;
+      const int32_t x = first + (__ffs(static_cast<int>(tiles)) - 1) * kTileRows;
       for (int g = 0; g < launch_.group; ++g) {
         Base::write_exact_queries(p_, launch_, tile_, head_, this->query_head(g), x,
                                   min(x + kTileRows, end));
@@ -163,6 +170,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     stretch_kernel(const __grid_constant__ BackwardParams p,
                    const __grid_constant__ BackwardLaunch launch) {
   using Shared = StretchShared<S>;
+  static_assert(sizeof(Shared) <= 99 * 1024);  // it has no other kernel
   for_tile<Shared>(p, launch, p.k_heads, int64_t{1} << launch.plan.stretch_log2,
                    [&](const TileRange& tile, int64_t head, Shared& shared) {
                      StretchBlock<S>(p, launch, tile, head, shared).run();

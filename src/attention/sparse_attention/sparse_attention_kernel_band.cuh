@@ -175,7 +175,7 @@ class BandTile {
 #pragma unroll
       for (int n = 0; n < kWidth / 8; ++n) {
         *reinterpret_cast<uint32_t*>(group(own + r * kWidth, r, n) + lane_ % 4 * 2) =
-            pack_pair<T>(out_[n][2 * row] * factor, out_[n][2 * row + 1] * factor);
+            device::pack_pair<T>(out_[n][2 * row] * factor, out_[n][2 * row + 1] * factor);
       }
       if (lse && lane_ % 4 == 0 && r < count) {
         const bool none = softmax_.empty(row) || softmax_.undefined(row);

@@ -253,7 +253,7 @@ class ForwardTile {
 #pragma unroll
         for (int n = 0; n < kBlocksV; ++n) {
           *reinterpret_cast<uint32_t*>(to + n * 8) =
-              pack_pair<T>(out_[n][2 * row], out_[n][2 * row + 1]);
+              device::pack_pair<T>(out_[n][2 * row], out_[n][2 * row + 1]);
         }
       }
       __syncthreads();

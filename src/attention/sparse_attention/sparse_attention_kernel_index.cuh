@@ -30,6 +30,20 @@ struct RowToken {
   }
 };
 
+// Several of them, so that a thread has more than one load under way.
+inline constexpr int kIndexItems = 4;
+inline constexpr int64_t kIndexTokens = kIndexThreads * kIndexItems;  // of a block
+struct RowTokens {
+  uint32_t row;
+  int64_t first;
+  __device__ explicit RowTokens(int64_t length) {
+    const auto blocks = static_cast<uint32_t>((length + kIndexTokens - 1) / kIndexTokens);
+    row = blockIdx.x / blocks;
+    first = blockIdx.x % blocks * kIndexTokens + threadIdx.x;
+  }
+  __device__ int64_t token(int k) const { return first + k * kIndexThreads; }
+};
+
 // A query and its bin.
 struct BinnedQuery {
   int64_t bin;  // element of bin_begin
@@ -112,15 +126,26 @@ __global__ void __launch_bounds__(kSharedThreads)
 // Inverts key_order.
 __global__ void __launch_bounds__(kIndexThreads)
     rank_kernel(const __grid_constant__ Problem p, const CudaIndices indices) {
-  const RowToken at(p.sequences.length);
-  if (at.token >= p.sequences.length) return;
+  const int64_t length = p.sequences.length;
   const auto heads = static_cast<uint32_t>(p.k_heads);
+  const RowTokens at(length);
   const int64_t row = at.row / heads;
-  const Sequences::Range range = p.sequences.range(p.sequences.sequence_of(row, at.token));
-  const int32_t j = *p.pattern.key_order.at<const int32_t>(row, at.row % heads, at.token);
-  if (j < 0 || j >= range.length) return;
-  indices.key_rank[at.row * p.sequences.length + range.begin + j] =
-      static_cast<int32_t>(at.token - range.begin);
+  int32_t keys[kIndexItems];  // all are asked for before any is waited for
+#pragma unroll
+  for (int k = 0; k < kIndexItems; ++k) {
+    const int64_t token = at.token(k);
+    keys[k] =
+        token < length ? *p.pattern.key_order.at<const int32_t>(row, at.row % heads, token) : -1;
+  }
+#pragma unroll
+  for (int k = 0; k < kIndexItems; ++k) {
+    const int64_t token = at.token(k);
+    if (token >= length) break;
+    const Sequences::Range range = p.sequences.range(p.sequences.sequence_of(row, token));
+    if (keys[k] < 0 || keys[k] >= range.length) continue;
+    indices.key_rank[at.row * length + range.begin + keys[k]] =
+        static_cast<int32_t>(token - range.begin);
+  }
 }
 
 // Counts of a row's bins become where they begin. A block takes a row.
@@ -168,12 +193,20 @@ __global__ void __launch_bounds__(kScanThreads)
 
 __global__ void __launch_bounds__(kIndexThreads)
     order_kernel(const __grid_constant__ Problem p, const CudaIndices indices) {
-  const RowToken at(p.sequences.length);
-  if (at.token >= p.sequences.length) return;
-  const BinnedQuery q(p, at);
-  const int64_t row = at.row * p.sequences.length;
-  const int32_t place = indices.bin_begin[q.bin] + indices.per_query[row + at.token];
-  indices.query_order[row + place] = q.position;
+  const int64_t length = p.sequences.length;
+  const RowTokens at(length);
+  int32_t positions[kIndexItems], places[kIndexItems];
+#pragma unroll
+  for (int k = 0; k < kIndexItems; ++k) {
+    const int64_t token = min(at.token(k), length - 1);
+    const BinnedQuery q(p, {at.row, token});
+    positions[k] = q.position;
+    places[k] = indices.bin_begin[q.bin] + indices.per_query[at.row * length + token];
+  }
+#pragma unroll
+  for (int k = 0; k < kIndexItems; ++k) {
+    if (at.token(k) < length) indices.query_order[at.row * length + places[k]] = positions[k];
+  }
 }
 
 // Short sequences. A block takes a sequence and a head, first of the queries, then of the keys.

@@ -7,17 +7,6 @@
 
 namespace hax::sparse_attention {
 
-template <class T>
-__device__ uint32_t pack_pair(float low, float high) {
-  if constexpr (type_of<T> == Type::bf16) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const uint32_t*>(&pair);
-  } else {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return *reinterpret_cast<const uint32_t*>(&pair);
-  }
-}
-
 template <int B>
 __device__ void mark_chosen(float (&chosen)[B][4], const float (&p)[B][4]) {
 #pragma unroll
@@ -65,10 +54,10 @@ struct WarpProducts {
   // The probabilities of 16 keys, fragments 2 k and 2 k + 1, as an operand.
   template <int B>
   __device__ static void operand(uint32_t (&a)[4], const float (&p)[B][4], int k) {
-    a[0] = pack_pair<T>(p[2 * k][0], p[2 * k][1]);
-    a[1] = pack_pair<T>(p[2 * k][2], p[2 * k][3]);
-    a[2] = pack_pair<T>(p[2 * k + 1][0], p[2 * k + 1][1]);
-    a[3] = pack_pair<T>(p[2 * k + 1][2], p[2 * k + 1][3]);
+    a[0] = device::pack_pair<T>(p[2 * k][0], p[2 * k][1]);
+    a[1] = device::pack_pair<T>(p[2 * k][2], p[2 * k][3]);
+    a[2] = device::pack_pair<T>(p[2 * k + 1][0], p[2 * k + 1][1]);
+    a[3] = device::pack_pair<T>(p[2 * k + 1][2], p[2 * k + 1][3]);
   }
 
   // out += p values. load(b, k, n): operands of keys 16 k and on, columns 8 n and on, two fragments of 8 columns.

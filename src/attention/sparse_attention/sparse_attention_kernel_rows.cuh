@@ -1,6 +1,8 @@
 // Rows of q, k, v and o between global and shared memory.
 #pragma once
 
+#include <cstdlib>
+
 #include "core/tensor.hpp"
 #include "device/async_copy.cuh"
 #include "device/element.cuh"
@@ -27,17 +29,25 @@ struct RowsView {
   }
 
   __device__ T* row(int32_t token) const { return data + token * tensor.stride[1]; }
+  // In vectors. One instruction, which the compiler would make several of 64 bits.
+  __device__ T* vector_row(int32_t token) const {
+    T* at;
+    asm("mad.wide.s32 %0, %1, %2, %3;"
+        : "=l"(at)
+        : "r"(token), "r"(short_stride * static_cast<int32_t>(sizeof(T))), "l"(data));
+    return at;
+  }
   __device__ int32_t width() const { return columns; }
   __device__ int64_t column_stride() const { return tensor.stride[3]; }
 };
 
 inline constexpr int kRowLanes = 8;
 
-// Whether rows of a (B, L, H, D) tensor can be moved 16 bytes at a time, with a stride of 32 bits.
+// Whether rows of a (B, L, H, D) tensor can be moved 16 bytes at a time, with a stride of 32 bits in bytes.
 template <class T>
 inline bool has_vector_rows(const Tensor& tensor) {
   return device::moves_in_vectors<device::kVectorElements<T>>(tensor) &&
-         tensor.stride[1] == static_cast<int32_t>(tensor.stride[1]);
+         std::abs(tensor.stride[1]) <= int64_t{1} << 28;
 }
 
 // Shared rows have columns for whole fragments and 16 bytes besides, so that eight rows lie in different banks.
@@ -51,7 +61,7 @@ __device__ __forceinline__ void copy_vectors(T* to, const RowsView<T>& from, int
                                              int lane) {
   constexpr int V = device::kVectorElements<T>;
   const int width = token < 0 ? 0 : from.columns;
-  const T* row = from.data + int64_t{max(token, 0)} * from.short_stride + lane * V;
+  const T* row = from.vector_row(max(token, 0)) + lane * V;
 #pragma unroll
   for (int c = 0; c < kColumns; c += kRowLanes * V) {
     if (kColumns % (kRowLanes * V) == 0 || c + lane * V < kColumns) {

@@ -168,6 +168,7 @@ class KeyWalk {
         segment_ = shared_.plan.segments[++at_];
         x_ = segment_.begin;
         if (segment_.source == Source::order) x_ = next_looked_up(x_);
+        if (segment_.source == Source::few) x_ = first_living();
       }
       const bool there = x_ < segment_.end;
       any |= there;
@@ -213,6 +214,19 @@ class KeyWalk {
       if (q.end > x && q.end > q.begin) least = min(least, max(q.begin, x));
     }
     return __reduce_min_sync(0xffffffffu, least) / kKeys * kKeys;
+  }
+
+  // The few keys are sorted by eviction: a step before which none outlives the tile's first query.
+  __device__ int32_t first_living() const {
+    int32_t first = INT_MAX;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) first = min(first, shared_.bounds[w].first);
+    const int32_t end = segment_.end;
+    const int32_t stride = ((end + 31) / 32 + kKeys - 1) / kKeys * kKeys;  // of a lane
+    const int32_t begin = lane_ * stride, last = min(begin + stride, end) - 1;
+    const bool living = begin < end && shared_.plan.few[last].eviction > first;
+    const uint32_t votes = __ballot_sync(0xffffffffu, living);
+    return votes == 0 ? end : (__ffs(static_cast<int>(votes)) - 1) * stride;
   }
 
   __device__ Key read(int32_t x) const {
