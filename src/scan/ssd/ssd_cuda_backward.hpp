@@ -42,19 +42,6 @@ struct Chunks {
   HAX_EVERYWHERE int64_t first_of(const Sequences& sequences, int64_t s) const {
     return sequences.packed() ? sequences.boundary(s) / tokens + s : s * per_row(sequences);
   }
-  HAX_EVERYWHERE int64_t sequence_at(const Sequences& sequences, int64_t place) const {
-    if (!sequences.packed()) return place / per_row(sequences);
-    int64_t low = 0, high = sequences.count() - 1;
-    while (low < high) {
-      const int64_t middle = (low + high + 1) / 2;
-      if (first_of(sequences, middle) <= place) {
-        low = middle;
-      } else {
-        high = middle - 1;
-      }
-    }
-    return low;
-  }
 };
 
 struct CudaBackwardPlan {

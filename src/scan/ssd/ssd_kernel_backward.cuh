@@ -37,6 +37,21 @@ struct BackwardAccess {
 // Blocks are counted in 31 bits, so what divides their number needs no 64.
 __device__ inline uint32_t narrow(int64_t value) { return static_cast<uint32_t>(value); }
 
+// The packed sequence that a place belongs to, by all lanes of a warp, which ask for 32 at a time.
+__device__ inline int64_t sequence_at(const Sequences& sequences, const Chunks& chunks,
+                                      int64_t place) {
+  int64_t low = 0;
+  for (uint32_t count = narrow(sequences.count()); count > 1;) {
+    const uint32_t step = (count + device::kWarp - 1) / device::kWarp;
+    const uint32_t ahead = threadIdx.x % device::kWarp * step;
+    const bool reached = ahead < count && chunks.first_of(sequences, low + ahead) <= place;
+    const uint32_t sure = (__popc(__ballot_sync(0xffffffffu, reached)) - 1) * step;
+    low += sure;
+    count = min(step, count - sure);
+  }
+  return low;
+}
+
 struct ChunkAt {
   int64_t place, s;           // among all chunks; its sequence
   Sequences::Range sequence;  // the tokens of that
@@ -45,7 +60,7 @@ struct ChunkAt {
 
   __device__ ChunkAt(const Sequences& sequences, const Chunks& chunks, int64_t at)
       : place(at),
-        s(sequences.packed() ? chunks.sequence_at(sequences, at)
+        s(sequences.packed() ? sequence_at(sequences, chunks, at)
                              : narrow(at) / narrow(chunks.per_row(sequences))),
         sequence(sequences.range(s)) {
     first = (at - chunks.first_of(sequences, s)) * chunks.tokens;

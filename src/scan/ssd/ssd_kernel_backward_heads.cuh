@@ -6,7 +6,7 @@
 // at the end.
 #pragma once
 
-#include "scan/ssd/ssd_kernel_backward_heads_unit.cuh"
+#include "scan/ssd/ssd_kernel_backward_heads_finish.cuh"
 
 namespace hax::ssd {
 

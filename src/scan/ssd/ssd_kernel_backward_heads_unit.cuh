@@ -1,47 +1,9 @@
 // A chunk of a unit by one warp: its dx, ddt, shares of dA, dD and ddt_bias, and dscores for its block.
 #pragma once
 
-#include "scan/ssd/ssd_kernel_backward_steps.cuh"
-#include "scan/ssd/ssd_kernel_backward_sums.cuh"
+#include "scan/ssd/ssd_kernel_backward_heads_memory.cuh"
 
 namespace hax::ssd {
-
-inline constexpr int kHeadWarps = 4, kHeadThreads = kHeadWarps * device::kWarp;
-
-// The blocks of 16 x 16 pairs with t >= s, earlier tokens s first.
-template <class S>
-struct HeadBlocks {
-  static constexpr int kBands = S::kTokens / 16, kCount = kBands * (kBands + 1) / 2;
-  static __device__ constexpr int index(int i, int j) {
-    return i * kBands - i * (i - 1) / 2 + j - i;
-  }
-  // First s and t of a block.
-  static __device__ int2 place(int index) {
-    int i = 0;
-    while (index >= kBands - i) index -= kBands - i++;
-    return {16 * i, 16 * (i + index)};
-  }
-};
-
-template <class S>
-struct HeadsShared {
-  using T = typename S::T;
-  static constexpr int Q = S::kTokens;
-  struct Head {
-    T x[Q * S::kWidthRow], g[Q * S::kWidthRow];
-    T h[S::kWidth * S::kStateRow], dh[S::kWidth * S::kStateRow];
-    uint4 dscores[HeadBlocks<S>::kCount][device::kWarp];  // a lane's part of a left operand
-    float dt[Q], exponent[Q];
-    // What pairs and states give to y . g: by t; by s without dt, with later tokens and with dh; a token with itself.
-    float later[Q], earlier[2][Q], own[Q];
-    T to_end[Q], from_start[Q];  // weights in dB, dC
-  };
-  T B[Q * S::kStateRow], C[Q * S::kStateRow];
-  union {
-    Head heads[kHeadWarps];
-    T dscores[Q * S::kTokenRow];  // rows s
-  };
-};
 
 template <class S>
 class UnitGradients {
@@ -66,7 +28,8 @@ class UnitGradients {
         chunk_(chunk),
         unit_(p, plan.slices, S::kWidth, unit),
         dx_(p.dx ? p.dx.at<T>(chunk.sequence.row, chunk.token() + lane_ / 4, unit_.head) : nullptr),
-        dx_band_(16 * p.dx.stride[1]) {}
+        dx_band_(16 * p.dx.stride[1]),
+        whole_rows_(unit_.width == S::kWidth && access.dx) {}
 
   __device__ void fetch() {
     const Team<device::kWarp> team{lane_};
@@ -81,6 +44,10 @@ class UnitGradients {
         team, head_.dh, states + (plan_.chunks.count * units + at) * S::kStateSize);
     const int64_t steps = chunk_.place * p_.heads + unit_.head;
     fetch_bytes(team, head_.dt, plan_.steps + steps * 2 * Q, 2 * Q * sizeof(float));
+    if (p_.D) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) D_[k / 2][k % 2] = skip_of(k / 2 * 8 + lane_ % 4 * 2 + k % 2);
+    }
     const float bias = p_.dt_bias ? *p_.dt_bias.at<float>(unit_.head) : 0.0f;
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
@@ -243,25 +210,29 @@ class UnitGradients {
     }
     const float sum = device::warp_sums<4>(sums, lane_);
     head_.earlier[lane_ % 4 / 2][s + lane_ % 2 * 8] = sum;
-    float D[2][2] = {};
-    if (p_.D) {
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) D[n][e] = skip_of(8 * n + c + e);
-      }
-    }
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       float* const at = &dx[k / 2][k % 2 * 2];
       const float2 u = unpack(x.pairs[k]), g = unpack(own_g.pairs[k]);
-      at[0] = at[0] * dt[k % 2] + D[k / 2][0] * g.x;
-      at[1] = at[1] * dt[k % 2] + D[k / 2][1] * g.y;
+      at[0] = at[0] * dt[k % 2] + D_[k / 2][0] * g.x;
+      at[1] = at[1] * dt[k % 2] + D_[k / 2][1] * g.y;
       skip[k / 2 * 2] += u.x * g.x;
       skip[k / 2 * 2 + 1] += u.y * g.y;
-      if (p_.dx)
-        store_dx(dx_ + i * dx_band_ + k % 2 * (dx_band_ / 2), s + k % 2 * 8, k / 2 * 8 + c, at[0],
-                 at[1]);
+    }
+    if (!p_.dx) return;
+    T* const to = dx_ + i * dx_band_;
+    if (whole_rows_ && 16 * (i + 1) <= chunk_.tokens) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        device::store_packed<T, 2>(to + k % 2 * (dx_band_ / 2) + k / 2 * 8 + c,
+                                   reinterpret_cast<const float(&)[2]>(dx[k / 2][k % 2 * 2]));
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const float* const at = &dx[k / 2][k % 2 * 2];
+        store_dx(to + k % 2 * (dx_band_ / 2), s + k % 2 * 8, k / 2 * 8 + c, at[0], at[1]);
+      }
     }
   }
 
@@ -273,81 +244,17 @@ class UnitGradients {
   // to: token s of dx
   __device__ void store_dx(T* to, int s, int p, float first, float second) {
     if (s >= chunk_.tokens || p >= unit_.width) return;
-    if (access_.dx) {
-      *reinterpret_cast<uint32_t*>(to + p) = device::pack_pair<T>(first, second);
-      return;
-    }
     to[p * p_.dx.stride[3]] = device::from_float<T>(first);
     if (p + 1 < unit_.width) to[(p + 1) * p_.dx.stride[3]] = device::from_float<T>(second);
   }
 
   // Adds the sums of pairs by later tokens.
-  __device__ void put_rows(float (&rows)[Blocks::kBands][4]) {
-    static_assert(Blocks::kBands % 2 == 0);
-#pragma unroll
-    for (int j = 0; j < Blocks::kBands; j += 2) {
-      float values[8];
-#pragma unroll
-      for (int k = 0; k < 8; ++k) values[k] = rows[j + k / 4][k % 4];
-      const int k = sum_over_rows(values, lane_);
-      head_.later[16 * (j + k / 4) + k % 4 / 2 * 8 + lane_ % 4 * 2 + k % 2] += values[0];
-    }
-  }
+  __device__ void put_rows(float (&rows)[Blocks::kBands][4]);
 
-  __device__ void store_skip_gradient(float (&skip)[4]) {
-    float* const to =
-        plan_.dD + (chunk_.place * plan_.units(p_.heads) + unit_.index) * plan_.skip_columns;
-    const int k = sum_over_rows(skip, lane_);
-    if (plan_.skip_columns > 1) {
-      if (lane_ < 16) to[k / 2 * 8 + lane_ % 4 * 2 + k % 2] = skip[0];
-      return;
-    }
-    const float total = device::warp_sum(lane_ < 16 ? skip[0] : 0.0f);
-    if (lane_ == 0) *to = total;
-  }
+  __device__ void store_skip_gradient(float (&skip)[4]);
 
   // ddt, and the unit's shares of dA and ddt_bias.
-  __device__ void finish() {
-    float later[2], earlier[2], direct[2], dt[2];
-#pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const int t = 2 * lane_ + k;
-      dt[k] = head_.dt[t];
-      const float column = head_.earlier[0][t], from_dh = head_.earlier[1][t];
-      later[k] = head_.later[t] - dt[k] * column;
-      earlier[k] = dt[k] * from_dh;
-      direct[k] = column + head_.own[t] + from_dh;
-    }
-    sum_later(later, lane_);
-    sum_earlier(earlier, lane_);
-    const bool limits = p_.dt_min > 0.0f || p_.dt_max <= FLT_MAX;
-    const float rate = *p_.A.at<float>(unit_.head);
-    float dA = 0.0f, dbias = 0.0f;
-#pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const int t = 2 * lane_ + k;
-      const float dexponent = later[k] + earlier[k] + through_;
-      dA += dexponent * dt[k];
-      if (t >= chunk_.tokens) continue;
-      float slope = device::sigmoid(raw_[k]);
-      if (limits) {
-        const float step = device::softplus_accurate(raw_[k]);
-        if (step < p_.dt_min || step > p_.dt_max) slope = 0.0f;
-      }
-      const float sum = rate * dexponent + direct[k];
-      const float ddt = slope == 0.0f ? 0.0f : sum * slope;
-      if (p_.ddt) {
-        device::store_any(p_.ddt,
-                          p_.ddt.offset(chunk_.sequence.row, chunk_.token() + t, unit_.head), ddt);
-      }
-      dbias += ddt;
-    }
-    dA = device::warp_sum(dA);
-    dbias = device::warp_sum(dbias);
-    if (lane_ != 0) return;
-    plan_.dA[chunk_.place * plan_.units(p_.heads) + unit_.index] = dA;
-    plan_.dbias[chunk_.place * p_.heads + unit_.head] = dbias;
-  }
+  __device__ void finish();
 
   Shared& shared_;
   Head& head_;
@@ -359,8 +266,10 @@ class UnitGradients {
   const int lane_ = threadIdx.x % device::kWarp;
   T* const dx_;  // the first token that the lane has
   const int64_t dx_band_;
-  float raw_[2];   // dt with its bias, of tokens 2 lane and 2 lane + 1
-  float through_;  // h . dh, faded over the chunk
+  const bool whole_rows_;  // whether dx can be stored in pairs, without asking for columns
+  float D_[2][2] = {};     // of the lane's columns
+  float raw_[2];           // dt with its bias, of tokens 2 lane and 2 lane + 1
+  float through_;          // h . dh, faded over the chunk
 };
 
 }  // namespace hax::ssd

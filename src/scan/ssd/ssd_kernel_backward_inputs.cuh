@@ -14,10 +14,8 @@ namespace hax::ssd {
 template <class S>
 __device__ void InputTile<S>::run() {
   const int states = static_cast<int>(p_.states);
-  if (fetches()) {
-    fetch_group_rows<S>(fetchers_, shared_.B, p_.B, access_.B, block_.chunk, block_.group, states);
-    fetch_C();
-  }
+  fetch_group_rows<S>(team_, shared_.B, p_.B, access_.B, block_.chunk, block_.group, states);
+  fetch_C();
   if (finishes()) {
     fetch_steps_of(0);
     if (count_ > 1) fetch_steps_of(1);
@@ -30,12 +28,12 @@ __device__ void InputTile<S>::run() {
   make_scores();
   weigh(0);
   __syncthreads();
-  if (fetches()) fetch_unit(0);
+  fetch_unit(0);
   device::commit_copies();
   for (int i = 0; i < count_; ++i) {
     device::wait_for_copies<0>();
     __syncthreads();
-    if (fetches() && i + 1 < count_) fetch_unit(i + 1);
+    if (i + 1 < count_) fetch_unit(i + 1);
     if (i > 0) finish(i - 1);
     __syncwarp();
     if (finishes() && i + 2 < count_) fetch_steps_of(i + 2);
@@ -43,7 +41,7 @@ __device__ void InputTile<S>::run() {
     handle(i);
   }
   __syncthreads();
-  if (fetches()) fetch_C();
+  fetch_C();
   device::commit_copies();
   finish(count_ - 1);
   put_dscores();

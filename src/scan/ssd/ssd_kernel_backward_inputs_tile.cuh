@@ -28,25 +28,22 @@ class InputTile {
   __device__ Unit unit(int i) const { return Unit(p_, plan_.slices, S::kWidth, block_.first + i); }
   __device__ int64_t row() const { return block_.chunk.sequence.row; }
 
-  __device__ bool fetches() const {
-    return fetchers_.thread >= 0 && fetchers_.thread < G::kFetchers * device::kWarp;
-  }
   __device__ bool finishes() const { return warp_ == G::kFinisher; }
 
   __device__ void fetch_C() {
-    fetch_group_rows<S>(fetchers_, shared_.ends.C, p_.C, access_.C, block_.chunk, block_.group,
+    fetch_group_rows<S>(team_, shared_.ends.C, p_.C, access_.C, block_.chunk, block_.group,
                         static_cast<int>(p_.states));
   }
   __device__ void fetch_unit(int i) {
     Stage& stage = shared_.units.stages[i % 2];
     const ChunkAt& chunk = block_.chunk;
-    fetch_unit_tokens<S>(fetchers_, stage.x, p_.x, access_.x, row(), chunk.token(), chunk.tokens,
+    fetch_unit_tokens<S>(team_, stage.x, p_.x, access_.x, row(), chunk.token(), chunk.tokens,
                          unit(i));
-    fetch_unit_tokens<S>(fetchers_, stage.g, plan_.g, access_.g, row(), chunk.token(), chunk.tokens,
+    fetch_unit_tokens<S>(team_, stage.g, plan_.g, access_.g, row(), chunk.token(), chunk.tokens,
                          unit(i));
     const int64_t units = plan_.units(p_.heads);
     fetch_compact<S::kWidth, S::kStates, S::kStateRow>(
-        fetchers_, stage.dh,
+        team_, stage.dh,
         static_cast<const T*>(plan_.states) +
             ((plan_.chunks.count + chunk.place) * units + block_.first + i) * S::kStateSize);
   }
@@ -191,8 +188,7 @@ class InputTile {
   const int count_ = static_cast<int>(block_.last - block_.first);
   const int lane_ = threadIdx.x % device::kWarp;
   const int warp_ = threadIdx.x / device::kWarp;
-  const Team<G::kFetchers * device::kWarp> fetchers_{static_cast<int>(threadIdx.x) -
-                                                     G::kFirstFetcher * device::kWarp};
+  const Team<G::kWarps * device::kWarp> team_{static_cast<int>(threadIdx.x)};
   const int row_ = G::States::row(warp_), column_ = G::States::column(warp_);
   const int width_row_ = G::Width::row(warp_), width_column_ = G::Width::column(warp_);
   int mix_row_[G::kBlocksPerWarp], mix_column_[G::kBlocksPerWarp];

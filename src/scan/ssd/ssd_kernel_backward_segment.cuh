@@ -27,7 +27,7 @@ class SegmentWalk {
         range_(p.sequences.range(index.s)),
         unit_(p, plan.slices, S::kWidth, index.unit),
         group_(unit_.head / (p.heads / p.groups)),
-        place_(plan.chunks.first_of(p.sequences, index.s)),
+        place_(Chunks{S::kTokens, plan.chunks.count}.first_of(p.sequences, index.s)),
         chunks_(static_cast<int>((range_.length + S::kTokens - 1) / S::kTokens)),
         begin_(static_cast<int>(index.segment * plan.segment_chunks)),
         end_(static_cast<int>(min(int64_t{chunks_}, begin_ + plan.segment_chunks))),

@@ -17,8 +17,7 @@ struct InputGrid {
   // Blocks of 16 x 16 pairs on the diagonal and below, row after row, dealt out to the warps.
   static constexpr int kBlocks = kBands * (kBands + 1) / 2;
   static constexpr int kBlocksPerWarp = (kBlocks + kWarps - 1) / kWarps;
-  // Warps that bring a unit's tensors, that write dx, and the one that finishes sums.
-  static constexpr int kFirstFetcher = 0, kFetchers = 8;
+  // Warps that write dx, and the one that finishes sums.
   static constexpr int kFirstStorer = kWarps - 4, kStorers = 2, kFinisher = kWarps - 1;
 };
 

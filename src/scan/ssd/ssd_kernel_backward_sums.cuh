@@ -197,7 +197,8 @@ struct GradientBlock {
   ChunkAt chunk;
   int64_t group, share, first, last;
   __device__ GradientBlock(const BackwardParams& p, const CudaBackwardPlan& plan)
-      : chunk(p.sequences, plan.chunks, blockIdx.x / (narrow(plan.shares) * narrow(p.groups))),
+      : chunk(p.sequences, {S::kTokens, plan.chunks.count},
+              blockIdx.x / (narrow(plan.shares) * narrow(p.groups))),
         group(blockIdx.x / narrow(plan.shares) % narrow(p.groups)),
         share(blockIdx.x % narrow(plan.shares)) {
     const uint32_t members = narrow(plan.units(p.heads)) / narrow(p.groups);

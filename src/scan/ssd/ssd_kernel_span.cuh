@@ -4,7 +4,8 @@
 
 #include "device/flag.cuh"
 #include "scan/ssd/ssd_kernel_forward_segments.cuh"
-#include "scan/ssd/ssd_kernel_span_block.cuh"
+#include "scan/ssd/ssd_kernel_span_outputs.cuh"
+#include "scan/ssd/ssd_kernel_span_states.cuh"
 
 namespace hax::ssd {
 

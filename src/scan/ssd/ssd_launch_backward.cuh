@@ -40,8 +40,9 @@ void launch_backward(const device::Launcher& launch, const BackwardParams& p,
   const int64_t both = 2 * p.sequences.count();  // forwards and back
   const auto walk = [&](int64_t segments, bool only_sums) {
     if constexpr (S::kGradients == Gradients::by_warps) {
+      static_assert(sizeof(HeadsWalkShared<S>) <= kSmall);
       const int64_t blocks = p.heads > 0 ? p.groups * ceil_div(p.heads / p.groups, kHeadWarps) : 0;
-      launch(backward_heads_walk_kernel<S>, both * blocks * segments, kHeadThreads,
+      launch(backward_heads_walk_kernel<S>, both * blocks * segments, kHeadWalkThreads,
              sizeof(HeadsWalkShared<S>), p, plan, access, only_sums);
     } else {
       launch(backward_states_kernel<S>, both * plan.units(p.heads) * segments,
