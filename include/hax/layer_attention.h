@@ -50,6 +50,7 @@ typedef struct hax_layer_attention_forward_args {
   int32_t selection_budget;     /* >= 1 with KEY_SELECTION: keys selected at a time */
   int32_t normalization;        /* HAX_KEY_SCORE_NORM_* */
   float scale;                  /* finite, not 0: of q . k in the attention, and of k in scores and targets */
+  int64_t max_seqlen;           /* with cu_seqlens: no sequence is longer; 0: unknown (hax/context.h) */
 } hax_layer_attention_forward_args;
 
 /* Errors: INVALID_ARGUMENT (on the CPU also a pick outside its sequence), UNSUPPORTED (types, sizes,
@@ -104,6 +105,7 @@ typedef struct hax_layer_attention_backward_args {
   int32_t normalization;       /* as in forward, with dloss */
   float scale;                 /* as in forward */
   int32_t deterministic;       /* 1: the same bits every run; 0: the library may choose */
+  int64_t max_seqlen;           /* with cu_seqlens: no sequence is longer; 0: unknown (hax/context.h) */
 } hax_layer_attention_backward_args;
 
 HAX_API hax_status hax_layer_attention_backward_workspace(

@@ -49,6 +49,7 @@ typedef struct hax_sparse_attention_forward_args {
                                    sum_{j in S_i} exp(scale q_i . k_j); -infinity for an empty row */
   const hax_sparse_pattern* pattern; /* not NULL */
   float scale;                  /* finite, not 0 */
+  int64_t max_seqlen;           /* with cu_seqlens: no sequence is longer; 0: unknown (hax/context.h) */
 } hax_sparse_attention_forward_args;
 
 /* Errors: INVALID_ARGUMENT (on the CPU also an index outside its sequence), UNSUPPORTED (types, sizes,
@@ -78,6 +79,7 @@ typedef struct hax_sparse_attention_backward_args {
   const hax_sparse_pattern* pattern; /* as in forward */
   float scale;                  /* as in forward */
   int32_t deterministic;        /* 1: the same bits every run; 0: the library may choose */
+  int64_t max_seqlen;           /* with cu_seqlens: no sequence is longer; 0: unknown (hax/context.h) */
 } hax_sparse_attention_backward_args;
 
 HAX_API hax_status hax_sparse_attention_backward_workspace(

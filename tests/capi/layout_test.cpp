@@ -302,7 +302,7 @@ TEST(Layout, StructsKeepTheirOffsets) {
   HAX_FIELD(hax_sparse_pattern, end, 40);
   HAX_FIELD(hax_sparse_pattern, eviction, 48);
 
-  HAX_SIZE(hax_sparse_attention_forward_args, 72);
+  HAX_SIZE(hax_sparse_attention_forward_args, 80);
   HAX_FIELD(hax_sparse_attention_forward_args, struct_size, 0);
   HAX_FIELD(hax_sparse_attention_forward_args, q, 8);
   HAX_FIELD(hax_sparse_attention_forward_args, k, 16);
@@ -312,8 +312,9 @@ TEST(Layout, StructsKeepTheirOffsets) {
   HAX_FIELD(hax_sparse_attention_forward_args, lse, 48);
   HAX_FIELD(hax_sparse_attention_forward_args, pattern, 56);
   HAX_FIELD(hax_sparse_attention_forward_args, scale, 64);
+  HAX_FIELD(hax_sparse_attention_forward_args, max_seqlen, 72);
 
-  HAX_SIZE(hax_sparse_attention_backward_args, 112);
+  HAX_SIZE(hax_sparse_attention_backward_args, 120);
   HAX_FIELD(hax_sparse_attention_backward_args, struct_size, 0);
   HAX_FIELD(hax_sparse_attention_backward_args, q, 8);
   HAX_FIELD(hax_sparse_attention_backward_args, k, 16);
@@ -329,8 +330,9 @@ TEST(Layout, StructsKeepTheirOffsets) {
   HAX_FIELD(hax_sparse_attention_backward_args, pattern, 96);
   HAX_FIELD(hax_sparse_attention_backward_args, scale, 104);
   HAX_FIELD(hax_sparse_attention_backward_args, deterministic, 108);
+  HAX_FIELD(hax_sparse_attention_backward_args, max_seqlen, 112);
 
-  HAX_SIZE(hax_layer_attention_forward_args, 216);
+  HAX_SIZE(hax_layer_attention_forward_args, 224);
   HAX_FIELD(hax_layer_attention_forward_args, struct_size, 0);
   HAX_FIELD(hax_layer_attention_forward_args, q, 8);
   HAX_FIELD(hax_layer_attention_forward_args, k, 16);
@@ -362,8 +364,9 @@ TEST(Layout, StructsKeepTheirOffsets) {
   HAX_FIELD(hax_layer_attention_forward_args, selection_budget, 200);
   HAX_FIELD(hax_layer_attention_forward_args, normalization, 204);
   HAX_FIELD(hax_layer_attention_forward_args, scale, 208);
+  HAX_FIELD(hax_layer_attention_forward_args, max_seqlen, 216);
 
-  HAX_SIZE(hax_layer_attention_backward_args, 288);
+  HAX_SIZE(hax_layer_attention_backward_args, 296);
   HAX_FIELD(hax_layer_attention_backward_args, struct_size, 0);
   HAX_FIELD(hax_layer_attention_backward_args, q, 8);
   HAX_FIELD(hax_layer_attention_backward_args, k, 16);
@@ -403,6 +406,7 @@ TEST(Layout, StructsKeepTheirOffsets) {
   HAX_FIELD(hax_layer_attention_backward_args, normalization, 272);
   HAX_FIELD(hax_layer_attention_backward_args, scale, 276);
   HAX_FIELD(hax_layer_attention_backward_args, deterministic, 280);
+  HAX_FIELD(hax_layer_attention_backward_args, max_seqlen, 288);
 }
 
 }  // namespace

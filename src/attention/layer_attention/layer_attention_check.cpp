@@ -72,6 +72,7 @@ void set_scorer(const Args& args, Score& score) {
   score.W3 = args.W3;
   score.b3 = args.b3;
   score.cu_seqlens = args.cu_seqlens;
+  score.max_seqlen = args.max_seqlen;
   score.k_scale = args.scale;
   score.normalization = args.normalization;
 }
@@ -177,6 +178,7 @@ ForwardParams Forward::check(Checker& check, const Args& args) {
   attend.k = args.k;
   attend.v = args.v;
   attend.cu_seqlens = args.cu_seqlens;
+  attend.max_seqlen = args.max_seqlen;
   attend.o = args.o;
   attend.lse = args.lse;
   attend.pattern = &pattern;
@@ -197,6 +199,7 @@ ForwardParams Forward::check(Checker& check, const Args& args) {
     hax_lsh_hash_forward_args hash = {};
     hash.R = args.R;
     hash.cu_seqlens = args.cu_seqlens;
+    hash.max_seqlen = args.max_seqlen;
     hash.statistics = args.statistics;
     hash.x = args.q;
     hash.code = code_q.tensor();
@@ -209,6 +212,7 @@ ForwardParams Forward::check(Checker& check, const Args& args) {
     bucket.code_q = code_q.tensor();
     bucket.code_k = code_k.tensor();
     bucket.cu_seqlens = args.cu_seqlens;
+    bucket.max_seqlen = args.max_seqlen;
     bucket.key_order = pattern.key_order;
     bucket.begin = pattern.begin;
     bucket.end = pattern.end;
@@ -226,6 +230,7 @@ ForwardParams Forward::check(Checker& check, const Args& args) {
     hax_key_select_forward_args select = {};
     select.score = scorer.score;
     select.cu_seqlens = args.cu_seqlens;
+    select.max_seqlen = args.max_seqlen;
     select.eviction = pattern.eviction;
     select.budget = args.selection_budget;
     set(check, p.select, select);
@@ -261,6 +266,7 @@ BackwardParams Backward::check(Checker& check, const Args& args) {
   attend.k = args.k;
   attend.v = args.v;
   attend.cu_seqlens = args.cu_seqlens;
+  attend.max_seqlen = args.max_seqlen;
   attend.o = args.o;
   attend.lse = args.lse;
   attend.d_o = args.d_o;

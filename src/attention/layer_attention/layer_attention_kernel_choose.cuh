@@ -3,6 +3,7 @@
 
 #include "attention/layer_attention/layer_attention_cuda.hpp"
 #include "attention/sparse_attention/sparse_attention_kernel_short.cuh"
+#include "device/early_start.cuh"
 #include "hash/key_select/key_select_kernel_short.cuh"
 #include "hash/lsh_bucket/lsh_bucket_kernel_short.cuh"
 
@@ -31,6 +32,8 @@ __global__ void __launch_bounds__(kChooseThreads)
   auto& shared = *reinterpret_cast<ChooseMemory<V>*>(memory);
   const sparse_attention::Problem& p = c.problem;
   const int64_t row = blockIdx.x / 2, s = row / p.k_heads, head = row % p.k_heads;
+  device::wait_for_previous();
+  device::start_next();
   const Sequences::Range range = p.sequences.range(s);
   if (range.length <= 0 || range.length > sparse_attention::kDenseLength) return;
   if (blockIdx.x % 2 == 0) {
@@ -38,7 +41,7 @@ __global__ void __launch_bounds__(kChooseThreads)
     __syncthreads();
     sparse_attention::rank_short_keys(p, range, head, c.indices);
     for (int64_t h = head * p.group(); h < (head + 1) * p.group(); ++h) {
-      sparse_attention::order_short_queries(p, range, h, c.indices, shared.queries);
+      sparse_attention::order_short_queries(p, range, h, c.indices, c.lists, shared.queries);
     }
   } else {
     key_select::walk_short(c.select, range, head, shared.walk);

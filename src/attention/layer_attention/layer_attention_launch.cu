@@ -17,12 +17,13 @@ void cuda_forward_short(const ForwardPlan& p, const Context& context, void* stre
   p.score.run(context, stream);
   p.rank.run(context, stream);  // its workspace becomes the indices'
   const sparse_attention::ForwardParams& attend = p.attend.params;
-  const sparse_attention::CudaForwardPlan& plan = p.attend.plan.cuda;
+  const sparse_attention::CudaForwardPlan plan =
+      sparse_attention::settle_cuda_forward(attend, p.attend.plan.cuda);
   const device::Launcher launch(attend.device, stream, Forward::name);
   const ShortChoice choice = {p.bucket.params, p.select.params, attend, plan.indices, plan.lists};
   dispatch_value<1, 2>(p.select.params.budget <= device::kWarp ? 1 : 2, [&](auto v) {
-    launch(choose_kernel<v.value>, 2 * attend.sequences.count() * attend.k_heads, kChooseThreads,
-           sizeof(ChooseMemory<v.value>), choice);
+    launch.early(choose_kernel<v.value>, 2 * attend.sequences.count() * attend.k_heads,
+                 kChooseThreads, sizeof(ChooseMemory<v.value>), choice);
   });
   sparse_attention::cuda_attend(attend, plan, launch);
 }

@@ -131,7 +131,9 @@ CudaIndices plan_cuda_indices(const Problem&, const CudaPath&, Workspace&);
 CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
 CudaForwardPlan plan_cuda_forward(const ForwardParams&, Workspace&);
 void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
-// The same where the indices are prepared.
+// What of the plan depends on addresses, before indices are prepared.
+CudaForwardPlan settle_cuda_forward(const ForwardParams&, const CudaForwardPlan&);
+// cuda_forward() where the plan is settled and the indices are prepared.
 void cuda_attend(const ForwardParams&, const CudaForwardPlan&, const device::Launcher&);
 void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 

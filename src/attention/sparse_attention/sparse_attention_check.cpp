@@ -68,7 +68,7 @@ void check_problem(Checker& check, const Args& args, const char* function, Shape
   p.d_qk = s.d_qk.value;
   p.d_v = s.d_v.value;
   p.pattern = check_pattern(check, args.pattern, function, s);
-  p.sequences = check.sequences(args.cu_seqlens, s.batch, s.length);
+  p.sequences = check.sequences(args.cu_seqlens, s.batch, s.length, args.max_seqlen);
   check.expect(std::isfinite(args.scale) && args.scale != 0.0f,
                "scale: expected a finite number other than 0, got ", args.scale);
   p.scale = args.scale;

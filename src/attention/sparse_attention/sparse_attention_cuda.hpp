@@ -36,6 +36,17 @@ struct TileRange {
   int64_t first, last;     // counted from the sequence's start
 };
 
+// The tile at a place of the row, which sequence s holds.
+HAX_EVERYWHERE TileRange tile_of(const Sequences& sequences, Tiling tiling, int64_t s,
+                                 int64_t place) {
+  TileRange tile{sequences.range(s), s, 0, 0};
+  const int64_t at = (place - tiling.first_place(sequences, s, tile.range.begin)) * tiling.size;
+  if (at >= tile.range.length) return tile;
+  tile.first = at;
+  tile.last = at + tiling.size < tile.range.length ? at + tiling.size : tile.range.length;
+  return tile;
+}
+
 HAX_EVERYWHERE TileRange find_tile(const Sequences& sequences, Tiling tiling, int64_t row,
                                    int64_t place) {
   int64_t s = row;
@@ -51,12 +62,7 @@ HAX_EVERYWHERE TileRange find_tile(const Sequences& sequences, Tiling tiling, in
     }
     s = low;
   }
-  TileRange tile{sequences.range(s), s, 0, 0};
-  const int64_t at = (place - tiling.first_place(sequences, s, tile.range.begin)) * tiling.size;
-  if (at >= tile.range.length) return tile;
-  tile.first = at;
-  tile.last = at + tiling.size < tile.range.length ? at + tiling.size : tile.range.length;
-  return tile;
+  return tile_of(sequences, tiling, s, place);
 }
 
 // Queries are brought into the order of the keys they look up: by `end`, in bins of so many values.
@@ -77,6 +83,11 @@ struct alignas(8) SelectedKey {
   int32_t eviction;  // > key
 };
 
+// A query of a short sequence, counted from the sequence's start, and the keys that it looks up.
+struct alignas(16) OrderedQuery {
+  int32_t position, begin, end;
+};
+
 // Pieces of the workspace; null where the pattern or the lengths don't need them. Rows of the arrays belong to
 // (b, head), b * heads + head.
 struct CudaIndices {
@@ -94,8 +105,11 @@ struct CudaIndices {
   int32_t* per_query = nullptr;
 };
 
-// Forward's lists of selected keys.
+// Forward's lists, of selected keys above all.
 struct CudaLists {
+  // LSH and key selection. (B Hq, L): queries of short sequences in the order of `end`, each sequence's in its own
+  // stretch of the L axis.
+  OrderedQuery* short_queries = nullptr;
   // (B Hk, places(kChunkKeys)): the latest eviction in the chunk of those keys that were ever selected, otherwise 0.
   int32_t* chunk_eviction = nullptr;
   int32_t* chunk_count = nullptr;  // likewise: how many these are
@@ -107,12 +121,12 @@ struct CudaLists {
   int32_t* lists = nullptr;
   // (B Hk, sequences): how many keys are ever selected; above kFewSelected it may be any such number.
   int32_t* selected_count = nullptr;
-  // (B Hk, few_length()): all of them where they are few, from few_begin() on. Sorted by eviction, so that queries of one
-  // time find theirs close together.
+  // (B Hk, few_length()): all of them where they are few or the sequence is short, from few_begin() on. Sorted by
+  // eviction, so that queries of one time find theirs close together; by position where they aren't few.
   SelectedKey* selected = nullptr;
 
   HAX_EVERYWHERE static int64_t few_length(const Sequences& sequences) {
-    return sequences.packed() || sequences.length < kFewSelected ? sequences.length : kFewSelected;
+    return sequences.packed() || sequences.length <= kDenseLength ? sequences.length : kFewSelected;
   }
   HAX_EVERYWHERE SelectedKey* few_begin(const Sequences& sequences, const Sequences::Range& range,
                                         int64_t key_row) const {

@@ -64,7 +64,7 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   plan.one_interval = pattern.has(HAX_PATTERN_FULL) || pattern.bits == HAX_PATTERN_SLIDING_WINDOW;
   plan.dense_tiles = p.q.type != Type::fp32 && std::max(p.d_qk, p.d_v) <= kDenseTilesWidth;
   plan.dense_length = dense_length_of(p, plan.dense_tiles);
-  plan.path.sparse = p.sequences.length > plan.dense_length;
+  plan.path.sparse = p.sequences.longest > plan.dense_length;
   plan.path.dense = !plan.one_interval && (p.sequences.packed() || !plan.path.sparse);
   plan.spans = plan.path.sparse && !plan.one_interval && plan.path.others;
   plan.path.select = false;  // its lists are forward's

@@ -13,7 +13,7 @@ CudaPath choose_cuda_path(const Problem& p) {
   path.select = !full && pattern.has(HAX_PATTERN_KEY_SELECTION);
   path.others = pattern.bits != HAX_PATTERN_LSH;
   path.hax = pattern.bits == (HAX_PATTERN_LSH | HAX_PATTERN_KEY_SELECTION);
-  path.sparse = p.sequences.length > kDenseLength;
+  path.sparse = p.sequences.longest > kDenseLength;
   path.dense = (path.lsh || path.select) && (p.sequences.packed() || !path.sparse);
   return path;
 }
@@ -48,6 +48,10 @@ CudaForwardPlan plan_cuda_forward(const ForwardParams& p, Workspace& workspace) 
   plan.indices = plan_cuda_indices(p, plan.path, workspace);
   if (plan.path.lsh && !plan.path.sparse) {
     plan.indices.query_order = workspace.take<int32_t>(query_rows * length);
+  }
+  const bool short_kernel = size_of(p.q.type) == 2 && p.d_qk <= 64 && p.d_v <= 128;
+  if (plan.path.hax && plan.path.dense && short_kernel) {
+    plan.lists.short_queries = workspace.take<OrderedQuery>(query_rows * length);
   }
   if (plan.path.select && plan.path.sparse) {
     const int64_t chunks = key_rows * Tiling{kChunkKeys}.places(sequences);

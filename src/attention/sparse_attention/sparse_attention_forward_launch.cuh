@@ -60,6 +60,9 @@ bool launch_band(const ForwardParams& p, const CudaForwardPlan& plan,
   return false;
 }
 
+template <class T>
+void launch_short_forward(const ForwardParams&, const CudaForwardPlan&, const device::Launcher&);
+
 extern template void launch_forward<float>(const ForwardParams&, const CudaForwardPlan&, bool,
                                            const device::Launcher&);
 extern template void launch_forward<fp16>(const ForwardParams&, const CudaForwardPlan&, bool,
@@ -72,5 +75,10 @@ extern template bool launch_band<fp16>(const ForwardParams&, const CudaForwardPl
                                        const device::Launcher&);
 extern template bool launch_band<bf16>(const ForwardParams&, const CudaForwardPlan&,
                                        const device::Launcher&);
+
+extern template void launch_short_forward<fp16>(const ForwardParams&, const CudaForwardPlan&,
+                                                const device::Launcher&);
+extern template void launch_short_forward<bf16>(const ForwardParams&, const CudaForwardPlan&,
+                                                const device::Launcher&);
 
 }  // namespace hax::sparse_attention

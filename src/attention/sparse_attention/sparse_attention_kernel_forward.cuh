@@ -98,6 +98,7 @@ __global__ void __launch_bounds__(kForwardThreads, Shape::kBlocks)
   const int64_t k_head = q_head / (heads / static_cast<uint32_t>(p.k_heads));
   const int64_t key_row = row * p.k_heads + k_head;
   const bool is_short = tile.range.length <= kDenseLength;
+  if (is_short && plan.lists.short_queries) return;  // short_forward_kernel's
   const FewSelected few = find_few_selected(plan.lists, p.sequences, tile, key_row);
   // Whether the order of the ranges does for all patterns.
   const bool bucket_order_alone = plan.path.lsh && (is_short || few.keys || !plan.path.others);

@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(kShortThreads)
   const int64_t s = blockIdx.x / heads, head = blockIdx.x % heads;
   const Sequences::Range range = p.sequences.range(s);
   if (range.length <= 0 || range.length > kDenseLength) return;
-  if (head < p.q_heads) return order_short_queries(p, range, head, indices, shared.queries);
+  if (head < p.q_heads) return order_short_queries(p, range, head, indices, lists, shared.queries);
   rank_short_keys(p, range, head - p.q_heads, indices);
   if (lists.selected) list_short_keys(p, s, range, head - p.q_heads, lists, shared.keys);
 }

@@ -166,4 +166,31 @@ __device__ inline FewSelected find_few_selected(const CudaLists& lists, const Se
   return {lists.few_begin(sequences, tile.range, key_row), count};
 }
 
+// All selected keys of a short sequence.
+__device__ inline FewSelected find_short_selected(const CudaLists& lists,
+                                                  const Sequences& sequences, const TileRange& tile,
+                                                  int64_t key_row) {
+  const int64_t s = sequences.packed() ? key_row * sequences.count() + tile.s : key_row;
+  return {lists.few_begin(sequences, tile.range, key_row), lists.selected_count[s]};
+}
+
+// find_tile() by a warp together.
+__device__ inline TileRange find_tile_by_warp(const Sequences& sequences, Tiling tiling,
+                                              int64_t row, int64_t place) {
+  int64_t s = row;
+  if (sequences.packed()) {
+    // The last sequence that begins at or before the place is one of `count` from s on.
+    s = 0;
+    for (int64_t count = sequences.count(); count > 1;) {
+      const int64_t apart = (count + 31) / 32, at = apart * (threadIdx.x % 32);
+      const bool before =
+          at < count && tiling.first_place(sequences, s + at, sequences.boundary(s + at)) <= place;
+      const int64_t last = apart * (__popc(__ballot_sync(0xffffffffu, before)) - 1);
+      s += last;
+      count = min(apart, count - last);
+    }
+  }
+  return tile_of(sequences, tiling, s, place);
+}
+
 }  // namespace hax::sparse_attention

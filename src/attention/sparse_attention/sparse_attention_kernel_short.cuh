@@ -21,20 +21,21 @@ struct ShortKeys {
 // The order of a short sequence's queries.
 __device__ inline void order_short_queries(const Problem& p, const Sequences::Range& range,
                                            int64_t head, const CudaIndices& indices,
-                                           ShortQueries& shared) {
+                                           const CudaLists& lists, ShortQueries& shared) {
   constexpr int kItems = static_cast<int>(kDenseLength) / kShortThreads;
   const auto length = static_cast<int32_t>(range.length);
   const auto thread = static_cast<int32_t>(threadIdx.x);
   int32_t* const counts = shared.counts;
   for (int32_t i = thread; i <= length; i += kShortThreads) counts[i] = 0;
   __syncthreads();
-  int32_t ends[kItems], places[kItems];
+  Query queries[kItems];
+  int32_t places[kItems];
 #pragma unroll
   for (int k = 0; k < kItems; ++k) {
     const int32_t i = k * kShortThreads + thread;
     if (i >= length) continue;
-    ends[k] = read_query(p.pattern, range, i, head).end;
-    places[k] = atomicAdd(&counts[ends[k]], 1);
+    queries[k] = read_query(p.pattern, range, i, head);
+    places[k] = atomicAdd(&counts[queries[k].end], 1);
   }
   __syncthreads();
   // Each thread adds up neighbours.
@@ -52,12 +53,16 @@ __device__ inline void order_short_queries(const Problem& p, const Sequences::Ra
     before += own;
   }
   __syncthreads();
-  int32_t* const order =
-      indices.query_order + (range.row * p.q_heads + head) * p.sequences.length + range.begin;
+  const int64_t first_query = (range.row * p.q_heads + head) * p.sequences.length + range.begin;
 #pragma unroll
   for (int k = 0; k < kItems; ++k) {
     const int32_t i = k * kShortThreads + thread;
-    if (i < length) order[counts[ends[k]] + places[k]] = i;
+    if (i >= length) continue;
+    const int64_t at = first_query + counts[queries[k].end] + places[k];
+    if (indices.query_order) indices.query_order[at] = i;
+    if (lists.short_queries) {
+      lists.short_queries[at] = {i, queries[k].begin, queries[k].end};
+    }
   }
   __syncthreads();
 }
@@ -65,36 +70,46 @@ __device__ inline void order_short_queries(const Problem& p, const Sequences::Ra
 // The ranks of a short sequence's keys.
 __device__ inline void rank_short_keys(const Problem& p, const Sequences::Range& range,
                                        int64_t head, const CudaIndices& indices) {
+  if (!indices.key_rank) return;
   const PatternView view(p.pattern, range, head);
   int32_t* const ranks =
       indices.key_rank + (range.row * p.k_heads + head) * p.sequences.length + range.begin;
   for (int32_t j = threadIdx.x; j < range.length; j += kShortThreads) ranks[view.ordered(j)] = j;
 }
 
-// Its selected keys, if they are few. s: the sequence's number.
+// Its selected keys. s: the sequence's number.
 __device__ inline void list_short_keys(const Problem& p, int64_t s, const Sequences::Range& range,
                                        int64_t head, const CudaLists& lists, ShortKeys& shared) {
   constexpr int kItems = static_cast<int>(kDenseLength) / kShortThreads;
   const int64_t key_row = range.row * p.k_heads + head;
   const PatternView view(p.pattern, range, head);
-  int32_t found = 0;
+  SelectedKey* const to = lists.few_begin(p.sequences, range, key_row);
+  SelectedKey mine[kItems];
+  int32_t places[kItems], found = 0;
 #pragma unroll
   for (int k = 0; k < kItems; ++k) {
     const int32_t j = k * kShortThreads + static_cast<int32_t>(threadIdx.x);
     const uint32_t life = j < range.length ? view.life(j) : 0;
-    const auto keys = shared.count(life > 0 ? 1 : 0);
-    if (life > 0 && found + keys.before < kFewSelected) {
-      shared.selected[found + keys.before] = {j, static_cast<int32_t>(j + life)};
-    }
+    mine[k] = {j, static_cast<int32_t>(j + life)};
+  }
+#pragma unroll
+  for (int k = 0; k < kItems; ++k) {
+    const bool selected = mine[k].eviction > mine[k].key;
+    const auto keys = shared.count(selected ? 1 : 0);
+    places[k] = selected ? found + keys.before : -1;
     found += keys.all;
+  }
+  const bool few = found <= kFewSelected;
+#pragma unroll
+  for (int k = 0; k < kItems; ++k) {
+    if (places[k] >= 0) (few ? shared.selected : to)[places[k]] = mine[k];
   }
   if (threadIdx.x == 0) {
     lists.selected_count[p.sequences.packed() ? key_row * p.sequences.count() + s : key_row] =
         found;
   }
   __syncthreads();
-  if (found > kFewSelected) return;
-  store_sorted(lists.few_begin(p.sequences, range, key_row), shared.selected, found);
+  if (few) store_sorted(to, shared.selected, found);
 }
 
 }  // namespace hax::sparse_attention
