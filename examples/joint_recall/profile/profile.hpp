@@ -15,6 +15,12 @@ struct KernelRow {
   double seconds = 0.0;
 };
 
+// One run of a kernel, in nanoseconds since the first one's start.
+struct KernelRun {
+  std::string operation, kernel;
+  uint64_t start = 0, end = 0;
+};
+
 // An operation, summed over the steps looked at.
 struct OperationRow {
   std::string operation;
@@ -31,9 +37,12 @@ struct Profile {
   double bytes_per_second = 0.0;   // the device's peak; 0: unknown
   std::vector<KernelRow> kernels;  // largest first
   std::vector<OperationRow> operations;
+  std::vector<KernelRun> runs;  // by start; empty on the CPU
 };
 
 std::string profile_text(const Profile& profile);
 std::string profile_json(const Profile& profile);
+// The runs in the form that Perfetto and chrome://tracing show.
+std::string profile_trace(const Profile& profile);
 
 }  // namespace joint_recall

@@ -78,7 +78,8 @@ void sort_by_time(auto& rows) {
                            [](const auto& a, const auto& b) { return a.seconds > b.seconds; });
 }
 
-int run_profile(const TrainFlags& flags, int64_t steps, const std::string& json) {
+int run_profile(const TrainFlags& flags, int64_t steps, const std::string& json,
+                const std::string& trace) {
   if (steps < 1) throw TrainError(fmt::format("--steps: expected 1 or more, got {}", steps));
   for (const char* name : {"grad_acc", "step", "warmup_step", "decay_step", "valid_step",
                            "log_step", "save_dir", "target_accuracy"}) {
@@ -107,6 +108,7 @@ int run_profile(const TrainFlags& flags, int64_t steps, const std::string& json)
   sort_by_time(profile.operations);
   say("{}", profile_text(profile));
   if (!json.empty()) replace_file(json, profile_json(profile));
+  if (!trace.empty()) replace_file(trace, profile_trace(profile));
   return 0;
 }
 
@@ -120,8 +122,11 @@ void add_profile_command(CLI::App& app, int& exit_code) {
   const auto json = std::make_shared<std::string>();
   command->add_option("--steps", *steps, "Steps to take the mean over")->capture_default_str();
   command->add_option("--json", *json, "File to write the table to as JSON, too");
+  const auto trace = std::make_shared<std::string>();
+  command->add_option("--trace", *trace,
+                      "File for the start and end of every kernel, as Perfetto shows them");
   add_train_options(*command, *flags);
-  command->callback([=, &exit_code] { exit_code = run_profile(*flags, *steps, *json); });
+  command->callback([=, &exit_code] { exit_code = run_profile(*flags, *steps, *json, *trace); });
 }
 
 }  // namespace joint_recall

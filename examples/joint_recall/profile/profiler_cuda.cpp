@@ -163,7 +163,7 @@ class CudaProfiler : public Profiler, public OperationWatcher {
     row.kernel = kernel;
     ++row.calls;
     row.seconds += 1e-9 * static_cast<double>(end - start);
-    spans_.emplace_back(start, end);
+    runs_.push_back({operation, kernel, start, end});
     if (instance == kNone) return;
     // An operation ran as often as any of its kernels.
     instances_[instance].runs = std::max(instances_[instance].runs, ++node_runs_[node]);
@@ -188,12 +188,16 @@ class CudaProfiler : public Profiler, public OperationWatcher {
       row.operation = name;
       profile.operations.push_back(row);
     }
-    std::ranges::sort(spans_);
+    std::ranges::stable_sort(runs_, {}, &KernelRun::start);
+    const uint64_t origin = runs_.empty() ? 0 : runs_.front().start;
     uint64_t busy = 0, reached = 0;
-    for (const auto& [start, end] : spans_) {
-      busy += end > reached ? end - std::max(start, reached) : 0;
-      reached = std::max(reached, end);
+    for (KernelRun& run : runs_) {
+      run.start -= origin;
+      run.end -= origin;
+      busy += run.end > reached ? run.end - std::max(run.start, reached) : 0;
+      reached = std::max(reached, run.end);
     }
+    profile.runs = std::move(runs_);
     profile.busy_seconds = 1e-9 * static_cast<double>(busy) / static_cast<double>(profile.steps);
   }
 
@@ -205,7 +209,7 @@ class CudaProfiler : public Profiler, public OperationWatcher {
   std::map<uint64_t, size_t> node_instance_;
   std::map<uint64_t, int64_t> node_runs_;
   std::map<std::pair<std::string, std::string>, KernelRow> kernels_;
-  std::vector<std::pair<uint64_t, uint64_t>> spans_;
+  std::vector<KernelRun> runs_;
 };
 
 }  // namespace
