@@ -107,8 +107,10 @@ inline MixerRun run_mixer(const ModelConfig& config, const hax_test::LayerArgs& 
   const std::vector<float> zeros(args.hidden_states.data.size(), 0.0f);
   const OnBackend<float> y(*backend, zeros), dx(*backend, zeros);
   mixer->prepare(pass);
-  mixer->forward(pass, compact(x.data(), pass.tokens(), hidden), {},
-                 compact(y.data(), pass.tokens(), hidden));
+  // Without a norm; what goes past the mixer is taken away below.
+  NormedStream stream;
+  stream.hidden = compact(x.data(), pass.tokens(), hidden);
+  mixer->forward(pass, stream, compact(y.data(), pass.tokens(), hidden));
 
   MixerRun run;
   if (const float* loss = mixer->ranking_loss()) {
@@ -134,11 +136,16 @@ inline MixerRun run_mixer(const ModelConfig& config, const hax_test::LayerArgs& 
       run.pictures.push_back(attention_picture(one, 0, part));
     }
   }
-  mixer->backward(pass, compact(static_cast<const float*>(dy.data()), pass.tokens(), hidden),
+  mixer->backward(pass, stream,
+                  compact(static_cast<const float*>(dy.data()), pass.tokens(), hidden),
                   compact(dx.data(), pass.tokens(), hidden));
   store.add_fresh_gradients();
   run.out = to_array(args.hidden_states.shape, y.values());
   run.d_hidden_states = to_array(args.hidden_states.shape, dx.values());
+  for (size_t i = 0; i < run.out.data.size(); ++i) {
+    run.out.data[i] -= args.hidden_states.data[i];
+    run.d_hidden_states.data[i] -= grad_out.data[i];
+  }
   for (const Parameter& parameter : store.parameters()) {
     std::vector<float> gradient(static_cast<size_t>(parameter.count));
     store.get(parameter, ParameterPart::kGradient, gradient);

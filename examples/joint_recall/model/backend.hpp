@@ -42,6 +42,32 @@ struct GatedSumGradients {
   float* E = nullptr;
 };
 
+// An RMSNorm's weight; absent: rows stay as they are.
+struct RowNorm {
+  const float* weight = nullptr;
+  float eps = 0.0f;
+  float* gradient = nullptr;
+};
+
+// The end of a model at the asked tokens: rows of the stream, norm, logits over the table's rows, cross entropy.
+struct HeadTerms {
+  int64_t count = 0;
+  ConstTokens stream;
+  const int32_t* positions = nullptr;
+  const int32_t* targets = nullptr;  // negative: of no account
+  RowNorm norm;
+  ConstTokens table;
+  const float* scale = nullptr;  // of the sum of losses, for the gradients; absent: none are wanted
+  // Written: one for each asked token, and what gradients need.
+  float* loss = nullptr;
+  int32_t* prediction = nullptr;
+  Tokens normed, d_logits;
+  Tokens d_stream;  // rows at the positions alone
+  // Room.
+  Matrix rows, logits;
+  Tokens d_rows;
+};
+
 struct BatchScores {
   double loss = 0.0;
   double accuracy = 0.0;
@@ -116,7 +142,7 @@ class Backend {
   // it reads or writes must not be given back before. Without branches the work is queued at once.
   virtual void branch(int number, const std::function<void()>& work) = 0;
   virtual void join(int number) = 0;
-  static constexpr int kBranches = 3;
+  static constexpr int kBranches = 4;
 
   // c = op(a) op(b) + addend, with op(x) = x or its transpose; no addend adds nothing. a and b are of
   // one element type. The addend may be c.
@@ -139,6 +165,24 @@ class Backend {
   virtual void gated_rmsnorm_backward(const GatedSum& sum, const float* weight, float eps,
                                       ConstTokens d_out, const GatedSumGradients& gradients,
                                       float* d_weight) = 0;
+
+  // What follows is made of the above, and does as much in fewer passes where a backend can. The head's sum for
+  // the gradient of its norm may wait for finish_sums().
+
+  // normed = rmsnorm(x), x where there is no norm, 0 where the mask is; y = normed weight^T.
+  virtual void norm_linear(ConstTokens x, const RowNorm& norm, const uint8_t* mask,
+                           ConstTokens weight, Tokens normed, Tokens y);
+  // dx = the gradient of x, for that of normed = dy weight + more, plus the addend. d_normed is room.
+  virtual void norm_linear_backward(ConstTokens x, const RowNorm& norm, const uint8_t* mask,
+                                    ConstTokens weight, ConstTokens dy, ConstTokens more,
+                                    ConstTokens addend, Tokens d_normed, Tokens dx);
+  // gated = the gated sum, normed where there is a norm; out = gated weight^T + addend.
+  virtual void gated_linear(const GatedSum& sum, const RowNorm& norm, ConstTokens weight,
+                            ConstTokens addend, Tokens gated, Tokens out);
+  virtual void gated_linear_backward(const GatedSum& sum, const RowNorm& norm, ConstTokens weight,
+                                     ConstTokens d_out, const GatedSumGradients& gradients);
+  virtual void head(const HeadTerms& terms);
+  virtual void finish_sums() {}
 
   // Fills the arrays of a batch from its items' tokens. With `mask` each item has a line of its own.
   virtual void assemble(const ItemTokens& tokens, const BatchArrays& out) = 0;

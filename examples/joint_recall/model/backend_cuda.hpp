@@ -8,6 +8,8 @@
 #include <array>
 #include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "model/backend.hpp"
 
@@ -54,6 +56,12 @@ class CudaBackend : public Backend {
   void gated_rmsnorm_backward(const GatedSum& sum, const float* weight, float eps,
                               ConstTokens d_out, const GatedSumGradients& gradients,
                               float* d_weight) override;
+  void norm_linear(ConstTokens x, const RowNorm& norm, const uint8_t* mask, ConstTokens weight,
+                   Tokens normed, Tokens y) override;
+  void gated_linear(const GatedSum& sum, const RowNorm& norm, ConstTokens weight,
+                    ConstTokens addend, Tokens gated, Tokens out) override;
+  void head(const HeadTerms& terms) override;
+  void finish_sums() override;
   void assemble(const ItemTokens& tokens, const BatchArrays& out) override;
   void gather_rows(ConstTokens table, const int32_t* index, Tokens out) override;
   void scatter_add_rows(ConstTokens d_out, const int32_t* index, Matrix d_table) override;
@@ -78,6 +86,13 @@ class CudaBackend : public Backend {
                       float* out) override;
   void top_positions(const float* noise, const uint8_t* mask, const int32_t* offset, int64_t items,
                      int64_t sequences, int64_t length, int64_t count, int32_t* pick) override;
+
+  // A row of numbers from each block of a kernel, whose sum finish_sums() adds to the target.
+  struct BlockSums {
+    const float* partial;
+    int32_t blocks, stride, columns;
+    float* target;
+  };
 
  private:
   // The main line, or a branch.
@@ -114,6 +129,13 @@ class CudaBackend : public Backend {
   void wait(Line& waiting, Line& other);
   float* partial_sums(
       int64_t count);  // at least that many numbers, valid until the line's next call
+  // Room for such rows, valid until finish_sums().
+  float* block_sums(int64_t blocks, int64_t columns);
+  void add_block_sums(const float* partial, int64_t blocks, int64_t stride, int64_t columns,
+                      float* target) {
+    sums_.push_back({partial, static_cast<int32_t>(blocks), static_cast<int32_t>(stride),
+                     static_cast<int32_t>(columns), target});
+  }
   cublasLtMatmulAlgo_t product_algorithm(const ProductKey& key, cublasLtMatmulDesc_t product,
                                          cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                          cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d);
@@ -127,6 +149,9 @@ class CudaBackend : public Backend {
   int64_t allocations_ = 0;
   Staging staging_;
   std::map<WorkKey, Recording> recordings_;
+  std::vector<BlockSums> sums_;
+  std::vector<std::pair<float*, int64_t>> sum_memory_;  // with the numbers it holds
+  size_t sums_taken_ = 0;
   std::map<ProductKey, cublasLtMatmulAlgo_t> algorithms_;
 };
 

@@ -127,6 +127,7 @@ void CudaBackend::gemm(bool transpose_a, bool transpose_b, ConstTokens a, ConstT
                           alignment_of(added.data),
                           alignment_of(c.data)};
   const cublasLtMatmulAlgo_t algorithm = product_algorithm(key, product, left, right, third, out);
+  if (line_->workspace == nullptr) line_->workspace = allocate(kProductWorkspace);
   const float alpha = 1.0f, beta = adds ? 1.0f : 0.0f;
   check_blas(
       cublasLtMatmul(blas_, product, &alpha, b.data, left, a.data, right, &beta, added.data, third,

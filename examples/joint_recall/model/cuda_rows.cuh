@@ -30,6 +30,25 @@ struct Octet {
   float at[kOctet];
 };
 
+__device__ inline float dot(const Octet& a, const Octet& b) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kOctet; ++i) sum += a.at[i] * b.at[i];
+  return sum;
+}
+
+// Of eight numbers in bf16.
+__device__ inline Octet octet_of(uint4 units) {
+  const uint32_t words[] = {units.x, units.y, units.z, units.w};
+  Octet octet;
+#pragma unroll
+  for (int i = 0; i < kOctet / 2; ++i) {
+    octet.at[2 * i] = __uint_as_float(words[i] << 16);
+    octet.at[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+  }
+  return octet;
+}
+
 // A matrix as kernels see it, of any shape, stride and element type.
 struct AnyCells {
   char* data = nullptr;
@@ -100,15 +119,7 @@ struct OctetCells {
   __device__ Octet load(int64_t row, int column) const {
     const T* at = data + row * stride + column;
     if constexpr (sizeof(T) == 2) {
-      const uint4 bits = *reinterpret_cast<const uint4*>(at);
-      const uint32_t words[] = {bits.x, bits.y, bits.z, bits.w};
-      Octet octet;
-#pragma unroll
-      for (int i = 0; i < kOctet / 2; ++i) {
-        octet.at[2 * i] = __uint_as_float(words[i] << 16);
-        octet.at[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
-      }
-      return octet;
+      return octet_of(*reinterpret_cast<const uint4*>(at));
     } else {
       return load_vector(at, 0, kOctet);
     }
@@ -129,6 +140,10 @@ struct OctetCells {
       four[0] = {octet.at[0], octet.at[1], octet.at[2], octet.at[3]};
       four[1] = {octet.at[4], octet.at[5], octet.at[6], octet.at[7]};
     }
+  }
+
+  __device__ void store_units(int64_t row, int column, uint4 units) const {
+    *reinterpret_cast<uint4*>(data + row * stride + column) = units;
   }
 
   __device__ static Octet load_vector(const float* vector, int column, int) {

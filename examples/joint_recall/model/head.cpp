@@ -14,28 +14,42 @@ void Head::bind(const ParameterStore& store, const Weight& embedding) {
   embedding_ = embedding;
 }
 
-void Head::forward(Pass& pass, ConstMatrix hidden, const AskedTokensOnDevice& asked) {
-  rows_ = pass.arena.matrix(asked.count, hidden.columns);
-  normed_ = pass.arena.tokens(asked.count, hidden.columns);
-  d_logits_ = pass.training ? pass.arena.tokens(asked.count, embedding_.rows) : Tokens{};
-  const Arena::Scope scope(pass.arena);
-  const Matrix logits = pass.arena.matrix(asked.count, embedding_.rows);
-  pass.backend.gather_rows(hidden, asked.positions, rows_);
-  pass.backend.rmsnorm(rows_, norm_.value, epsilon_, normed_);
-  linear(pass, normed_, embedding_, {}, logits);
-  pass.backend.cross_entropy(asked.targets, asked.scale, logits, asked.loss, asked.prediction,
-                             d_logits_);
+HeadTerms Head::terms(Pass& pass, ConstMatrix hidden, const AskedTokensOnDevice& asked) const {
+  HeadTerms terms;
+  terms.count = asked.count;
+  terms.stream = hidden;
+  terms.positions = asked.positions;
+  terms.targets = asked.targets;
+  terms.norm = {norm_.value, epsilon_, norm_.gradient};
+  terms.table = embedding_.matrix();
+  terms.loss = asked.loss;
+  terms.prediction = asked.prediction;
+  terms.normed = pass.arena.tokens(asked.count, hidden.columns);
+  terms.rows = pass.arena.matrix(asked.count, hidden.columns);
+  terms.logits = pass.arena.matrix(asked.count, embedding_.rows);
+  return terms;
 }
 
-void Head::backward(Pass& pass, const AskedTokensOnDevice& asked, Tokens d_hidden) {
+void Head::score(Pass& pass, ConstMatrix hidden, const AskedTokensOnDevice& asked) {
+  const Arena::Scope scope(pass.arena);
+  pass.backend.head(terms(pass, hidden, asked));
+}
+
+void Head::train(Pass& pass, ConstMatrix hidden, const AskedTokensOnDevice& asked,
+                 Tokens d_hidden) {
   const Arena::Scope scope(pass.arena, pass.branches);
-  const Tokens d_rows = pass.arena.tokens(asked.count, d_hidden.columns);
-  linear_backward_weight(pass, normed_, embedding_, d_logits_);
-  linear_backward_input(pass, embedding_, d_logits_, {}, d_rows);
-  pass.backend.rmsnorm_backward(rows_, norm_.value, epsilon_, d_rows, {}, d_rows, norm_.gradient);
-  pass.backend.zero(d_hidden.data, static_cast<size_t>(d_hidden.rows * d_hidden.stride *
-                                                       bytes_of(d_hidden.element)));
-  pass.backend.scatter_rows(d_rows, asked.positions, d_hidden);
+  HeadTerms all = terms(pass, hidden, asked);
+  all.scale = asked.scale;
+  all.d_logits = pass.arena.tokens(asked.count, embedding_.rows);
+  all.d_rows = pass.arena.tokens(asked.count, hidden.columns);
+  all.d_stream = d_hidden;
+  pass.backend.head(all);
+  // On a branch that the embedding's own gradient waits for.
+  pass.branch(Branch::kScores, [&] {
+    const Matrix gradient = embedding_.gradient_matrix();
+    pass.backend.gemm(true, false, all.d_logits, all.normed, gradient, gradient);
+    pass.backend.finish_sums();
+  });
 }
 
 }  // namespace joint_recall

@@ -23,16 +23,16 @@ class Head {
   // The head's weights are the embedding's.
   void bind(const ParameterStore& store, const Weight& embedding);
 
-  // hidden: one row per token.
-  void forward(Pass& pass, ConstMatrix hidden, const AskedTokensOnDevice& asked);
-  // d_hidden is overwritten.
-  void backward(Pass& pass, const AskedTokensOnDevice& asked, Tokens d_hidden);
+  // Loss and predictions. hidden: one row per token.
+  void score(Pass& pass, ConstMatrix hidden, const AskedTokensOnDevice& asked);
+  // The same, and the gradients. d_hidden, which is 0, receives the rows of asked tokens.
+  void train(Pass& pass, ConstMatrix hidden, const AskedTokensOnDevice& asked, Tokens d_hidden);
 
  private:
+  HeadTerms terms(Pass& pass, ConstMatrix hidden, const AskedTokensOnDevice& asked) const;
+
   float epsilon_;
   Weight norm_, embedding_;
-  Matrix rows_;
-  Tokens normed_, d_logits_;
 };
 
 }  // namespace joint_recall

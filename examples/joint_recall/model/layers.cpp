@@ -8,34 +8,27 @@ namespace joint_recall {
 
 ResidualStep::ResidualStep(const ModelConfig& config, int64_t layer, const std::string& norm_prefix,
                            std::unique_ptr<Transform> transform, ParameterStore& store)
-    : layer_(layer),
-      epsilon_(static_cast<float>(config.layer_norm_epsilon)),
-      norm_name_(norm_prefix + ".weight"),
-      transform_(std::move(transform)) {
+    : layer_(layer), norm_name_(norm_prefix + ".weight"), transform_(std::move(transform)) {
+  in_.epsilon = static_cast<float>(config.layer_norm_epsilon);
   store.declare(norm_name_, {config.hidden_size});
 }
 
 void ResidualStep::bind(const ParameterStore& store) {
-  norm_ = store.weight(norm_name_);
+  in_.weight = store.weight(norm_name_);
   transform_->bind(store);
 }
 
 Matrix ResidualStep::forward(Pass& pass, Matrix hidden) {
-  hidden_ = hidden;
-  const Tokens normed = pass.arena.tokens(hidden.rows, hidden.columns);
-  pass.backend.rmsnorm(hidden, norm_.value, epsilon_, normed);
+  in_.hidden = hidden;
   const Matrix out = pass.arena.matrix(hidden.rows, hidden.columns);
-  transform_->forward(pass, normed, hidden, out);
+  transform_->forward(pass, in_, out);
   return out;
 }
 
 Tokens ResidualStep::backward(Pass& pass, ConstTokens d_hidden) {
   const Tokens d_old = pass.arena.tokens(d_hidden.rows, d_hidden.columns);
   const Arena::Scope scope(pass.arena, pass.branches);
-  const Tokens d_normed = pass.arena.tokens(d_hidden.rows, d_hidden.columns);
-  transform_->backward(pass, d_hidden, d_normed);
-  pass.backend.rmsnorm_backward(hidden_, norm_.value, epsilon_, d_normed, d_hidden, d_old,
-                                norm_.gradient);
+  transform_->backward(pass, in_, d_hidden, d_old);
   return d_old;
 }
 

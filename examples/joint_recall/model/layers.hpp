@@ -27,11 +27,9 @@ class ResidualStep {
 
  private:
   int64_t layer_;
-  float epsilon_;
   std::string norm_name_;
   std::unique_ptr<Transform> transform_;
-  Weight norm_;
-  Matrix hidden_;
+  NormedStream in_;
 };
 
 // All of a model's, declared in order.

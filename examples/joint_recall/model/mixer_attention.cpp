@@ -27,9 +27,11 @@ class AttentionMixer : public Transform {
     o_proj_ = store.weight(prefix_ + "o_proj.weight");
   }
 
-  void forward(Pass& pass, Tokens x, ConstTokens hidden, Tokens out) override {
-    x_ = x;
-    const Tokens q = project(pass, q_proj_), k = project(pass, k_proj_), v = project(pass, v_proj_);
+  void forward(Pass& pass, const NormedStream& in, Tokens out) override {
+    x_ = pass.arena.tokens(pass.tokens(), q_proj_.columns);
+    const Tokens q = pass.arena.tokens(pass.tokens(), q_proj_.rows);
+    pass.backend.norm_linear(in.hidden, in.norm(), nullptr, q_proj_.matrix(), x_, q);
+    const Tokens k = project(pass, k_proj_), v = project(pass, v_proj_);
     rotate(pass, q, k, false);
     attention_ = {};
     attention_.q_heads = config_.num_heads;
@@ -43,10 +45,10 @@ class AttentionMixer : public Transform {
     attention_.o = pass.arena.tokens(pass.tokens(), q.columns);
     attention_.lse = pass.arena.take<float>(pass.tokens() * config_.num_heads);
     attend(pass, attention_);
-    linear(pass, attention_.o, o_proj_, hidden, out);
+    linear(pass, attention_.o, o_proj_, in.hidden, out);
   }
 
-  void backward(Pass& pass, ConstTokens d_out, Tokens dx) override {
+  void backward(Pass& pass, const NormedStream& in, ConstTokens d_out, Tokens d_hidden) override {
     const Arena::Scope scope(pass.arena, pass.branches);
     const int64_t tokens = pass.tokens();
     const Tokens d_o = pass.arena.tokens(tokens, o_proj_.columns);
@@ -60,9 +62,11 @@ class AttentionMixer : public Transform {
     linear_backward_weight(pass, x_, q_proj_, dq);
     linear_backward_weight(pass, x_, k_proj_, dk);
     linear_backward_weight(pass, x_, v_proj_, dv);
-    linear_backward_input(pass, q_proj_, dq, {}, dx);
-    linear_backward_input(pass, k_proj_, dk, dx, dx);
+    const Tokens dx = pass.arena.tokens(tokens, x_.columns);
+    linear_backward_input(pass, k_proj_, dk, {}, dx);
     linear_backward_input(pass, v_proj_, dv, dx, dx);
+    pass.backend.norm_linear_backward(in.hidden, in.norm(), nullptr, q_proj_.matrix(), dq, dx,
+                                      d_out, dx, d_hidden);
   }
 
   const Attention* attention() const override { return &attention_; }

@@ -46,11 +46,11 @@ class MambaMixer : public Transform {
                 [&] { pass.backend.negated_exp(A_log_.value, A_log_.count(), A_); });
   }
 
-  void forward(Pass& pass, Tokens x, ConstTokens hidden, Tokens out) override {
+  void forward(Pass& pass, const NormedStream& in, Tokens out) override {
     const int64_t tokens = pass.tokens();
-    x_ = x;
+    x_ = pass.arena.tokens(tokens, in_proj_.columns);
     projected_ = pass.arena.tokens(tokens, 2 * channels_);
-    linear(pass, x, in_proj_, {}, projected_);
+    pass.backend.norm_linear(in.hidden, in.norm(), nullptr, in_proj_.matrix(), x_, projected_);
     if (pass.attention_mask != nullptr) {
       pass.backend.mask_rows(pass.attention_mask, conv_input(projected_));
     }
@@ -66,11 +66,10 @@ class MambaMixer : public Transform {
     if (branch_.present()) branch_.join(pass);
     gated_ = pass.arena.tokens(tokens, channels_);
     // The gate multiplies scan and attention alike, so the scan is called without it.
-    pass.backend.gated_sum(gated_sum(), gated_);
-    linear(pass, gated_, out_proj_, hidden, out);
+    pass.backend.gated_linear(gated_sum(), {}, out_proj_.matrix(), in.hidden, gated_, out);
   }
 
-  void backward(Pass& pass, ConstTokens d_out, Tokens dx) override {
+  void backward(Pass& pass, const NormedStream& in, ConstTokens d_out, Tokens d_hidden) override {
     const Arena::Scope scope(pass.arena, pass.branches);
     const int64_t tokens = pass.tokens();
     const Tokens d_projected = pass.arena.tokens(tokens, 2 * channels_);
@@ -80,9 +79,8 @@ class MambaMixer : public Transform {
     const Tokens dy = pass.arena.tokens(tokens, channels_);
     const Tokens d_o = branch_.present() ? pass.arena.tokens(tokens, channels_) : Tokens{};
     linear_backward_weight(pass, gated_, out_proj_, d_out);
-    linear_backward_input(pass, out_proj_, d_out, {}, dy);
-    pass.backend.gated_sum_backward(gated_sum(), dy,
-                                    {dy, d_o, gate(d_projected), branch_.E().gradient});
+    pass.backend.gated_linear_backward(gated_sum(), {}, out_proj_.matrix(), d_out,
+                                       {dy, d_o, gate(d_projected), branch_.E().gradient});
     if (branch_.present()) branch_.backward(pass, d_o);
     scan_backward(pass, dy, du, d_delta, d_ssm);
     linear_backward_weight(pass, dt_low(ssm_), dt_proj_, d_delta);
@@ -95,7 +93,8 @@ class MambaMixer : public Transform {
       pass.backend.mask_rows(pass.attention_mask, conv_input(d_projected));
     }
     linear_backward_weight(pass, x_, in_proj_, d_projected);
-    linear_backward_input(pass, in_proj_, d_projected, {}, dx);
+    pass.backend.norm_linear_backward(in.hidden, in.norm(), nullptr, in_proj_.matrix(), d_projected,
+                                      {}, d_out, pass.arena.tokens(tokens, x_.columns), d_hidden);
   }
 
   const float* ranking_loss() const override { return branch_.ranking_loss(); }

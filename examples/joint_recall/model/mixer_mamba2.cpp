@@ -48,12 +48,12 @@ class Mamba2Mixer : public Transform {
     pass.branch(Branch::kWeights, [&] { pass.backend.negated_exp(A_log_.value, heads_, A_); });
   }
 
-  void forward(Pass& pass, Tokens x, ConstTokens hidden, Tokens out) override {
+  void forward(Pass& pass, const NormedStream& in, Tokens out) override {
     const int64_t tokens = pass.tokens();
-    if (pass.attention_mask != nullptr) pass.backend.mask_rows(pass.attention_mask, x);
-    x_ = x;
+    x_ = pass.arena.tokens(tokens, in_proj_.columns);
     projected_ = pass.arena.tokens(tokens, in_proj_.rows);
-    linear(pass, x, in_proj_, {}, projected_);
+    pass.backend.norm_linear(in.hidden, in.norm(), pass.attention_mask, in_proj_.matrix(), x_,
+                             projected_);
     xBC_ = pass.arena.tokens(tokens, conv_channels_);
     conv_.forward(pass, conv_input(projected_), xBC_);
     if (branch_.present()) branch_.forward(pass, ssm_input(xBC_));
@@ -61,11 +61,10 @@ class Mamba2Mixer : public Transform {
     scan(pass);
     if (branch_.present()) branch_.join(pass);
     normed_ = pass.arena.tokens(tokens, channels_);
-    pass.backend.gated_rmsnorm(gated_sum(), norm_.value, epsilon_, normed_);
-    linear(pass, normed_, out_proj_, hidden, out);
+    pass.backend.gated_linear(gated_sum(), norm(), out_proj_.matrix(), in.hidden, normed_, out);
   }
 
-  void backward(Pass& pass, ConstTokens d_out, Tokens dx) override {
+  void backward(Pass& pass, const NormedStream& in, ConstTokens d_out, Tokens d_hidden) override {
     const Arena::Scope scope(pass.arena, pass.branches);
     const int64_t tokens = pass.tokens();
     const Tokens d_projected = pass.arena.tokens(tokens, in_proj_.rows);
@@ -73,17 +72,16 @@ class Mamba2Mixer : public Transform {
     const Tokens dy = pass.arena.tokens(tokens, channels_);
     const Tokens d_o = branch_.present() ? pass.arena.tokens(tokens, channels_) : Tokens{};
     linear_backward_weight(pass, normed_, out_proj_, d_out);
-    linear_backward_input(pass, out_proj_, d_out, {}, dy);
-    pass.backend.gated_rmsnorm_backward(gated_sum(), norm_.value, epsilon_, dy,
-                                        {dy, d_o, gate(d_projected), branch_.E().gradient},
-                                        norm_.gradient);
+    pass.backend.gated_linear_backward(gated_sum(), norm(), out_proj_.matrix(), d_out,
+                                       {dy, d_o, gate(d_projected), branch_.E().gradient});
     if (branch_.present()) branch_.backward(pass, d_o);
     scan_backward(pass, dy, d_xBC, dt(d_projected));
     if (branch_.present()) branch_.add_gradient(pass, ssm_input(xBC_), ssm_input(d_xBC));
     conv_.backward(pass, conv_input(projected_), d_xBC, conv_input(d_projected));
     linear_backward_weight(pass, x_, in_proj_, d_projected);
-    linear_backward_input(pass, in_proj_, d_projected, {}, dx);
-    if (pass.attention_mask != nullptr) pass.backend.mask_rows(pass.attention_mask, dx);
+    pass.backend.norm_linear_backward(in.hidden, in.norm(), pass.attention_mask, in_proj_.matrix(),
+                                      d_projected, {}, d_out, pass.arena.tokens(tokens, x_.columns),
+                                      d_hidden);
   }
 
   const float* ranking_loss() const override { return branch_.ranking_loss(); }
@@ -100,6 +98,7 @@ class Mamba2Mixer : public Transform {
     return xBC.slice(channels_ + groups_ * state_size_, groups_ * state_size_);
   }
 
+  RowNorm norm() const { return {norm_.value, epsilon_, norm_.gradient}; }
   GatedSum gated_sum() const { return {y_, branch_.output(), branch_.E().value, gate(projected_)}; }
 
   void scan(Pass& pass) {

@@ -20,29 +20,30 @@ class SwigluMlp : public Transform {
     down_proj_ = store.weight(prefix_ + "down_proj.weight");
   }
 
-  void forward(Pass& pass, Tokens x, ConstTokens hidden, Tokens out) override {
-    x_ = x;
+  void forward(Pass& pass, const NormedStream& in, Tokens out) override {
+    x_ = pass.arena.tokens(pass.tokens(), gate_proj_.columns);
     gate_ = pass.arena.tokens(pass.tokens(), gate_proj_.rows);
     up_ = pass.arena.tokens(pass.tokens(), up_proj_.rows);
     gated_ = pass.arena.tokens(pass.tokens(), up_proj_.rows);
-    linear(pass, x, gate_proj_, {}, gate_);
-    linear(pass, x, up_proj_, {}, up_);
-    pass.backend.gated_sum({.y = up_, .o = {}, .gate = gate_}, gated_);
-    linear(pass, gated_, down_proj_, hidden, out);
+    pass.backend.norm_linear(in.hidden, in.norm(), nullptr, gate_proj_.matrix(), x_, gate_);
+    linear(pass, x_, up_proj_, {}, up_);
+    pass.backend.gated_linear({.y = up_, .o = {}, .gate = gate_}, {}, down_proj_.matrix(),
+                              in.hidden, gated_, out);
   }
 
-  void backward(Pass& pass, ConstTokens d_out, Tokens dx) override {
+  void backward(Pass& pass, const NormedStream& in, ConstTokens d_out, Tokens d_hidden) override {
     const Arena::Scope scope(pass.arena, pass.branches);
     const Tokens d_up = pass.arena.tokens(pass.tokens(), up_proj_.rows);
     const Tokens d_gate = pass.arena.tokens(pass.tokens(), gate_proj_.rows);
     linear_backward_weight(pass, gated_, down_proj_, d_out);
-    linear_backward_input(pass, down_proj_, d_out, {}, d_up);
-    pass.backend.gated_sum_backward({.y = up_, .o = {}, .gate = gate_}, d_up,
-                                    {.y = d_up, .o = {}, .gate = d_gate});
+    pass.backend.gated_linear_backward({.y = up_, .o = {}, .gate = gate_}, {}, down_proj_.matrix(),
+                                       d_out, {.y = d_up, .o = {}, .gate = d_gate});
     linear_backward_weight(pass, x_, gate_proj_, d_gate);
     linear_backward_weight(pass, x_, up_proj_, d_up);
-    linear_backward_input(pass, gate_proj_, d_gate, {}, dx);
-    linear_backward_input(pass, up_proj_, d_up, dx, dx);
+    const Tokens dx = pass.arena.tokens(pass.tokens(), x_.columns);
+    linear_backward_input(pass, up_proj_, d_up, {}, dx);
+    pass.backend.norm_linear_backward(in.hidden, in.norm(), nullptr, gate_proj_.matrix(), d_gate,
+                                      dx, d_out, dx, d_hidden);
   }
 
  private:

@@ -8,38 +8,13 @@
 #include "model/batch_on_device.hpp"
 #include "model/head.hpp"
 #include "model/initial_weights.hpp"
+#include "model/keyed_draws.hpp"
 #include "model/layers.hpp"
 #include "model/parameters.hpp"
 #include "model/step_results.hpp"
 
 namespace joint_recall {
 namespace {
-
-// Random numbers keyed by what they are for, so that they don't depend on what was drawn before.
-class KeyedDraws : public RandomDraws {
- public:
-  KeyedDraws(Backend& backend, uint64_t seed, RandomPurpose hash_purpose)
-      : backend_(backend), seed_(seed), hash_purpose_(hash_purpose) {}
-
-  // On the device, where the pass is known.
-  const RandomStep* at = nullptr;
-
-  void hash_projection(int64_t layer, Matrix R) override {
-    backend_.random_normal(key(hash_purpose_, layer), at, R.rows * R.columns, R.data);
-  }
-  void ranking_noise(int64_t layer, int64_t tokens, float* noise) override {
-    backend_.random_uniform(key(RandomPurpose::kRankingNoise, layer), at, tokens, noise);
-  }
-
- private:
-  RandomKey key(RandomPurpose purpose, int64_t layer) const {
-    return {seed_, purpose, static_cast<uint32_t>(layer), 0, 0, 0};
-  }
-
-  Backend& backend_;
-  uint64_t seed_;
-  RandomPurpose hash_purpose_;
-};
 
 // First entries of work keys.
 constexpr int64_t kFirstMicroStep = 0, kLaterMicroStep = 1, kWholeStep = 2, kEvaluation = 3;
@@ -134,18 +109,16 @@ struct Model::Impl {
     }
   }
 
-  void backward(Pass& pass) {
-    Tokens d_hidden = arena.tokens(pass.tokens(), config.hidden_size);
-    head->backward(pass, batch.asked, d_hidden);
+  // d_hidden: of the head's stream.
+  void backward(Pass& pass, Tokens d_hidden) {
     for (size_t s = steps.size(); s-- > 0;) d_hidden = steps[s].backward(pass, d_hidden);
-    // Behind the head's part of the tied gradient, which is on that branch.
-    pass.branch(Branch::kWeights, [&] {
-      backend->scatter_add_rows(d_hidden, batch.inputs, embedding.gradient_matrix());
-    });
+    pass.join(Branch::kScores);  // the head's part of the tied gradient
+    backend->scatter_add_rows(d_hidden, batch.inputs, embedding.gradient_matrix());
   }
 
   void join(Pass& pass) {
-    for (const auto branch : {Branch::kAttention, Branch::kScores, Branch::kWeights}) {
+    for (const auto branch :
+         {Branch::kAttention, Branch::kScores, Branch::kWeights, Branch::kRanking}) {
       pass.join(branch);
     }
   }
@@ -246,18 +219,24 @@ void Model::Impl::queue(const Batch& view, const MicroStep& micro_step, const do
   KeyedDraws draws(*backend, seed, RandomPurpose::kHashProjection);
   Pass pass = begin(view, numbers, draws, true, false);
   const bool first = micro_step.index == 0;
+  pass.adds_gradients = !first;
   const int64_t kind = lr != nullptr ? kWholeStep : first ? kFirstMicroStep : kLaterMicroStep;
   backend->run(work_key(pass, kind), [&] {
-    if (first) pass.branch(Branch::kWeights, [&] { store.clear(ParameterPart::kGradient); });
+    const Tokens d_hidden = arena.tokens(pass.tokens(), config.hidden_size);
+    pass.branch(Branch::kWeights, [&] {
+      if (first) store.clear(ParameterPart::kGradient);
+      backend->zero(d_hidden.data, static_cast<size_t>(d_hidden.rows * d_hidden.stride *
+                                                       bytes_of(d_hidden.element)));
+    });
     const Matrix hidden = forward(pass);
-    head->forward(pass, hidden, batch.asked);
+    head->train(pass, hidden, batch.asked, d_hidden);
     pass.branch(Branch::kScores, [&] {
-      pass.join(Branch::kWeights);  // the ranking loss
+      pass.join(Branch::kRanking);  // the ranking loss
       score(pass);
     });
-    backward(pass);
+    backward(pass, d_hidden);
     join(pass);
-    store.add_fresh_gradients();
+    if (pass.adds_gradients) store.add_fresh_gradients();
     if (lr != nullptr) update(&batch.numbers->adamw);
   });
   results.keep();
@@ -306,7 +285,7 @@ EvalResult Model::Impl::evaluate(const Batch& view, uint64_t draw) {
   Pass pass = begin(view, {.random = {draw, 0, 0}}, draws, false, false);
   backend->run(work_key(pass, kEvaluation), [&] {
     const Matrix hidden = forward(pass);
-    head->forward(pass, hidden, batch.asked);
+    head->score(pass, hidden, batch.asked);
     join(pass);
     score(pass);
   });

@@ -104,7 +104,7 @@ const hax_tensor* Operands::int64_head(const int64_t* data, int64_t head, int64_
 const hax_tensor* Operands::cu_seqlens() { return int32(pass_.cu_seqlens, {pass_.sequences + 1}); }
 
 const hax_tensor* Operands::gradient(const Weight& weight, std::initializer_list<int64_t> shape) {
-  return fp32(weight.fresh, shape);
+  return fp32(pass_.adds_gradients ? weight.fresh : weight.gradient, shape);
 }
 
 void Operands::check(const char* name, hax_status status) {

@@ -29,7 +29,7 @@ class Operands {
   // One head, of `heads`, of what is (B, heads, L).
   const hax_tensor* int64_head(const int64_t* data, int64_t head, int64_t heads);
   const hax_tensor* cu_seqlens();  // NULL when padded
-  // The weight's fresh gradient as an fp32 output; NULL for an absent weight.
+  // The weight's gradient as an fp32 output, the fresh one where it is to be added; NULL for an absent weight.
   const hax_tensor* gradient(const Weight& weight, std::initializer_list<int64_t> shape);
 
   // Asks for the workspace and runs the operator. Throws ModelError with libhax's error text.

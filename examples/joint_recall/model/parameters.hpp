@@ -16,7 +16,8 @@ namespace joint_recall {
 struct Weight {
   float* value = nullptr;
   float* gradient = nullptr;  // null for a buffer
-  float* fresh = nullptr;     // what libhax made of the gradient in this pass; null for a buffer
+  float* fresh =
+      nullptr;  // what libhax made of the gradient in a pass that adds; null for a buffer
   const uint16_t* rounded = nullptr;  // the value in bf16, where activations are
   int64_t rows = 0;                   // of the matrix with the first axis as rows
   int64_t columns = 0;

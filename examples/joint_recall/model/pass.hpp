@@ -19,8 +19,8 @@ class RandomDraws {
   virtual void ranking_noise(int64_t layer, int64_t tokens, float* noise) = 0;
 };
 
-// Work of a pass that may run beside its main line.
-enum class Branch { kAttention, kScores, kWeights };
+// Work of a pass that may run beside its main line, most urgent first.
+enum class Branch { kAttention, kScores, kWeights, kRanking };
 
 struct Pass {
   Backend& backend;
@@ -28,6 +28,8 @@ struct Pass {
   RandomDraws& draws;
   Precision precision = Precision::kFp32;
   bool training = false;  // backward will follow: ranking loss wanted, activations kept
+  // What libhax makes of gradients is added to those of an earlier micro-step.
+  bool adds_gradients = false;
   // Branches run beside the main line, which costs memory: gradients of activations stay to the end.
   bool branches = false;
 

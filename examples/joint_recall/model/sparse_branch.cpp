@@ -77,7 +77,7 @@ void SparseBranch::prepare(Pass& pass) {
   }
   ranking_ = {};
   if ((patterns_ & HAX_PATTERN_KEY_SELECTION) == 0 || !pass.training) return;
-  pass.branch(Branch::kScores, [&] {
+  pass.branch(Branch::kRanking, [&] {
     ranking_.pick = pass.arena.take<int32_t>(pass.sequences * budget_);
     const Arena::Scope scope(pass.arena);
     auto* noise = pass.arena.take<float>(pass.tokens());
@@ -111,7 +111,7 @@ void SparseBranch::forward(Pass& pass, ConstTokens x) {
     if (scores) pass.join(Branch::kScores);
     // The ranking loss is no part of the activations' way: its gradient is there as soon as itself.
     if (scores && pass.training) {
-      pass.branch(Branch::kWeights, [&] {
+      pass.branch(Branch::kRanking, [&] {
         rank(pass);
         rank_backward(pass);
       });

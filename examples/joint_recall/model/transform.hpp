@@ -10,6 +10,15 @@
 
 namespace joint_recall {
 
+// A norm over the residual stream, with the stream in front of it.
+struct NormedStream {
+  Weight weight;
+  float epsilon = 0.0f;
+  Matrix hidden;
+
+  RowNorm norm() const { return {weight.value, epsilon, weight.gradient}; }
+};
+
 // Constructors declare the parameters, bind() takes hold of them once they exist. Between forward and
 // backward of one pass, what was computed stays in the pass's arena.
 class Transform {
@@ -19,10 +28,11 @@ class Transform {
   virtual void bind(const ParameterStore& store) = 0;
   // Queues what doesn't depend on activations, before all forwards: random numbers, say.
   virtual void prepare(Pass&) {}
-  // out = hidden + f(x). x is overwritten with what backward reads of it.
-  virtual void forward(Pass& pass, Tokens x, ConstTokens hidden, Tokens out) = 0;
-  // dx = f'(x) d_out, and the parameters' gradients grow by theirs (and by the ranking loss's).
-  virtual void backward(Pass& pass, ConstTokens d_out, Tokens dx) = 0;
+  // out = hidden + f(rmsnorm(hidden)). The stream has to stay until backward.
+  virtual void forward(Pass& pass, const NormedStream& in, Tokens out) = 0;
+  // d_hidden = the gradient of the stream in front, and the parameters' gradients, the norm's among them, grow by
+  // theirs (and by the ranking loss's).
+  virtual void backward(Pass& pass, const NormedStream& in, ConstTokens d_out, Tokens d_hidden) = 0;
 
   // After a training forward: the ranking loss on the device, null for a layer without.
   virtual const float* ranking_loss() const { return nullptr; }
