@@ -31,6 +31,7 @@ void attend(Pass& pass, const Attention& a) {
   args.k = operands.in(a.k, {a.k_heads, a.k.columns / a.k_heads});
   args.v = operands.in(a.v, {a.k_heads, a.v.columns / a.k_heads});
   args.cu_seqlens = operands.cu_seqlens();
+  args.max_seqlen = pass.max_seqlen;
   args.o = operands.out(a.o, {a.q_heads, a.o.columns / a.q_heads});
   args.lse = operands.fp32(a.lse, {pass.batch, a.q_heads, pass.length});
   args.pattern = &pattern;
@@ -49,6 +50,7 @@ void attend_backward(Pass& pass, const Attention& a, ConstTokens d_o, Tokens dq,
   args.k = operands.in(a.k, {a.k_heads, a.k.columns / a.k_heads});
   args.v = operands.in(a.v, {a.k_heads, a.v.columns / a.k_heads});
   args.cu_seqlens = operands.cu_seqlens();
+  args.max_seqlen = pass.max_seqlen;
   args.o = operands.in(a.o, {a.q_heads, a.o.columns / a.q_heads});
   args.lse = operands.fp32(a.lse, {pass.batch, a.q_heads, pass.length});
   args.d_o = operands.in(d_o, {a.q_heads, a.o.columns / a.q_heads});

@@ -173,14 +173,14 @@ class Backend {
   virtual void norm_linear(ConstTokens x, const RowNorm& norm, const uint8_t* mask,
                            ConstTokens weight, Tokens normed, Tokens y);
   // dx = the gradient of x, for that of normed = dy weight + more, plus the addend. d_normed is room.
-  virtual void norm_linear_backward(ConstTokens x, const RowNorm& norm, const uint8_t* mask,
-                                    ConstTokens weight, ConstTokens dy, ConstTokens more,
-                                    ConstTokens addend, Tokens d_normed, Tokens dx);
+  void norm_linear_backward(ConstTokens x, const RowNorm& norm, const uint8_t* mask,
+                            ConstTokens weight, ConstTokens dy, ConstTokens more,
+                            ConstTokens addend, Tokens d_normed, Tokens dx);
   // gated = the gated sum, normed where there is a norm; out = gated weight^T + addend.
   virtual void gated_linear(const GatedSum& sum, const RowNorm& norm, ConstTokens weight,
                             ConstTokens addend, Tokens gated, Tokens out);
-  virtual void gated_linear_backward(const GatedSum& sum, const RowNorm& norm, ConstTokens weight,
-                                     ConstTokens d_out, const GatedSumGradients& gradients);
+  void gated_linear_backward(const GatedSum& sum, const RowNorm& norm, ConstTokens weight,
+                             ConstTokens d_out, const GatedSumGradients& gradients);
   virtual void head(const HeadTerms& terms);
   virtual void finish_sums() {}
 

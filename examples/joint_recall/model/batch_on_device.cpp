@@ -145,6 +145,8 @@ BatchOnDevice upload_batch(const ItemBatch& batch, const PassNumbers& numbers, b
                 : pad          ? round_up(cu_seqlens.back() + 1, kTokenStep)
                                : cu_seqlens.back();
   if (pad) cu_seqlens.push_back(static_cast<int32_t>(pass.length));
+  // The same for all batches of a data set, as recorded work has to be.
+  if (batch.packing) pass.max_seqlen = std::max(line, pad ? kTokenStep : 0);
 
   BatchOnDevice result;
   AskedTokensOnDevice& asked = result.asked;

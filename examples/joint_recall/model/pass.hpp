@@ -38,6 +38,7 @@ struct Pass {
   int64_t items = 0;
   int64_t sequences = 0;                    // items, and perhaps one more of padding behind them
   const int32_t* cu_seqlens = nullptr;      // on the device; null when padded
+  int64_t max_seqlen = 0;                   // no packed sequence is longer; 0: unknown
   const uint8_t* attention_mask = nullptr;  // on the device; null where no token is padding
   const int32_t* position = nullptr;        // of each token in its sequence, on the device
   const float* dgate_loss = nullptr;        // gradient of each layer's ranking loss, one number

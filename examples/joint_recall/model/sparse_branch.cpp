@@ -135,6 +135,7 @@ void SparseBranch::choose_by_hash(Pass& pass) {
     args.x = operands.in(kq_, {2, state_size_});
     args.R = operands.fp32(R_, {state_size_, num_hash_});
     args.cu_seqlens = operands.cu_seqlens();
+    args.max_seqlen = pass.max_seqlen;
     args.code = operands.int64(codes, {pass.batch, 2, pass.length});
     args.statistics = statistics_;
     operands.run("lsh_hash_forward", hax_lsh_hash_forward_workspace, hax_lsh_hash_forward, args);
@@ -145,6 +146,7 @@ void SparseBranch::choose_by_hash(Pass& pass) {
   args.code_q = operands.int64_head(codes, 1, 2);
   args.code_k = operands.int64_head(codes, 0, 2);
   args.cu_seqlens = operands.cu_seqlens();
+  args.max_seqlen = pass.max_seqlen;
   args.key_order = operands.int32(key_order, {pass.batch, 1, pass.length});
   args.begin = operands.int32(begin, {pass.batch, 1, pass.length});
   args.end = operands.int32(end, {pass.batch, 1, pass.length});
@@ -174,6 +176,7 @@ void SparseBranch::choose_by_score(Pass& pass) {
     args.W3 = operands.fp32(W3_.value, {1, 2 * N});
     args.b3 = operands.fp32(b3_.value, {1});
     args.cu_seqlens = operands.cu_seqlens();
+    args.max_seqlen = pass.max_seqlen;
     args.score = operands.fp32(ranking_.score, {pass.batch, 1, pass.length});
     args.k_scale = attention_.scale;
     args.normalization = key_score_norm_;
@@ -184,6 +187,7 @@ void SparseBranch::choose_by_score(Pass& pass) {
   args.struct_size = sizeof args;
   args.score = operands.fp32(ranking_.score, {pass.batch, 1, pass.length});
   args.cu_seqlens = operands.cu_seqlens();
+  args.max_seqlen = pass.max_seqlen;
   args.eviction = operands.int32(eviction, {pass.batch, 1, pass.length});
   args.budget = budget_;
   operands.run("key_select_forward", hax_key_select_forward_workspace, hax_key_select_forward,
@@ -238,6 +242,7 @@ void SparseBranch::rank_backward(Pass& pass) {
   args.W3 = operands.fp32(W3_.value, {1, 2 * N});
   args.b3 = operands.fp32(b3_.value, {1});
   args.cu_seqlens = operands.cu_seqlens();
+  args.max_seqlen = pass.max_seqlen;
   args.dscore = operands.fp32(dscore, {pass.batch, 1, pass.length});
   args.dW1 = operands.gradient(W1_, {2 * N, 2 * N});
   args.db1 = operands.gradient(b1_, {2 * N});

@@ -12,7 +12,7 @@ struct ShortMemory : ShortWeights, ShortQueries<T> {};
 
 // A block for every (slot of a tile, head), a warp for every 16 of its tokens.
 template <class T>
-__global__ void __launch_bounds__(kQueryThreads, 2)
+__global__ void __launch_bounds__(kQueryThreads, 3)
     short_kernel(const __grid_constant__ ForwardParams p, bool vectors, bool weight_pairs) {
   __shared__ ShortMemory<T> shared;
   device::wait_for_previous();

@@ -1,7 +1,6 @@
 // The best keys of each chunk, and keys that surely leave as they come.
 #pragma once
 
-#include "device/early_start.cuh"
 #include "hash/key_select/key_select_kernel_bound.cuh"
 
 namespace hax::key_select {
@@ -196,8 +195,6 @@ template <int Listed>
 __global__ void __launch_bounds__(kBestThreads)
     best_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   __shared__ BestMemory<Listed> shared;
-  device::wait_for_previous();
-  device::start_next();
   const SequenceTiles::Tile chunk = p.chunks().at(blockIdx.x / p.heads);
   const int64_t head = blockIdx.x % p.heads;
   if (chunk.begin >= chunk.end || chunk.begin == 0) return;  // the first is done already

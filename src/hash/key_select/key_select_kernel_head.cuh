@@ -43,8 +43,6 @@ __global__ void __launch_bounds__(kShortThreads)
     head_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   extern __shared__ uint4 memory[];
   auto& shared = *reinterpret_cast<ShortMemory<V>*>(memory);
-  device::wait_for_previous();
-  device::start_next();
   const int64_t index = blockIdx.x / 2, s = index / p.heads, head = index % p.heads;
   const Sequences::Range range = p.sequences.range(s);
   if (range.length <= 0) return;

@@ -1,7 +1,6 @@
 // The best keys of all chunks before each.
 #pragma once
 
-#include "device/early_start.cuh"
 #include "hash/key_select/key_select_kernel_list.cuh"
 
 namespace hax::key_select {
@@ -16,8 +15,6 @@ __global__ void __launch_bounds__(kScanWarps* kWarp)
     scan_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   constexpr int kListed = kWarp * V;
   extern __shared__ uint64_t lists[];  // one a warp
-  device::wait_for_previous();
-  device::start_next();
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t s = blockIdx.x / p.heads, head = blockIdx.x % p.heads;
   const SequenceTiles chunks = p.chunks();

@@ -2,6 +2,7 @@
 // do with the chunks of long rows: the best keys of each, of all before each, and the walk.
 #pragma once
 
+#include "device/early_start.cuh"
 #include "hash/key_select/key_select_kernel_list.cuh"
 #include "hash/key_select/key_select_kernel_walk.cuh"
 

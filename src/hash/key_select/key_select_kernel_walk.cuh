@@ -3,7 +3,6 @@
 // out together when each key leaves.
 #pragma once
 
-#include "device/early_start.cuh"
 #include "hash/key_select/key_select_kernel.cuh"
 
 namespace hax::key_select {
@@ -203,8 +202,6 @@ __global__ void __launch_bounds__(kWalkWarps* kWarp)
     walk_kernel(const __grid_constant__ Params p, const __grid_constant__ Plan plan) {
   constexpr int kListed = kWarp * V;
   __shared__ WalkMemory<V> memory[kWalkWarps];
-  device::wait_for_previous();
-  device::start_next();
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int64_t index = int64_t{blockIdx.x} * kWalkWarps + warp;
   if (index >= p.chunks().slots() * p.heads) return;

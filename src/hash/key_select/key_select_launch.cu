@@ -18,11 +18,11 @@ void cuda_forward(const Params& p, const Plan& plan, void* stream) {
     if (!plan.several) {
       return launch.early(short_kernel<V>, rows, kShortThreads, sizeof(ShortMemory<V>), p);
     }
-    launch.early(head_kernel<V>, 2 * rows, kShortThreads, sizeof(ShortMemory<V>), p, plan);
-    launch.early(best_kernel<kListed>, chunks, kBestThreads, 0, p, plan);
-    launch.early(scan_kernel<V>, rows, kScanWarps * kWarp, kScanWarps * kListed * sizeof(uint64_t),
-                 p, plan);
-    launch.early(walk_kernel<V>, ceil_div(chunks, kWalkWarps), kWalkWarps * kWarp, 0, p, plan);
+    launch(head_kernel<V>, 2 * rows, kShortThreads, sizeof(ShortMemory<V>), p, plan);
+    launch(best_kernel<kListed>, chunks, kBestThreads, 0, p, plan);
+    launch(scan_kernel<V>, rows, kScanWarps * kWarp, kScanWarps * kListed * sizeof(uint64_t), p,
+           plan);
+    launch(walk_kernel<V>, ceil_div(chunks, kWalkWarps), kWalkWarps * kWarp, 0, p, plan);
   });
 }
 
