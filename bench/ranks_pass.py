@@ -96,8 +96,8 @@ def throughput(trainer, count):
     return {"items_per_gpu": ITEMS_PER_GPU, "alone": alone, "together": together, "per_gpu": together / count / alone}
 
 
-def lost_rank(trainer, count, name, number):
-    """The last rank gets a signal amid training: how soon the first ends, what it says, what is left."""
+def lost_rank(trainer, count, name):
+    """The last rank is killed amid training: how soon the first ends, what it says, what is left."""
     flags = ["--precision", "bf16", "--bsz", "64", "--step", "1000000", "--valid_step", "300"]
     processes = trainer.ranks(name, count, flags)
     deadline = time.monotonic() + LIMIT
@@ -105,20 +105,18 @@ def lost_rank(trainer, count, name, number):
         if time.monotonic() > deadline or processes[0].poll() is not None:
             sys.exit(f"ranks_pass: {name} wrote no checkpoint: {trainer.last_words(name + '.rank0')}")
         time.sleep(0.2)
-    processes[-1].send_signal(number)
+    processes[-1].kill()
     start = time.monotonic()
     code = processes[0].wait(DEATH_LIMIT)
     seconds = time.monotonic() - start
     for process in processes[1:]:
-        process.kill()
-        process.wait()
+        process.wait(LIMIT)
     resume = ["train", "--data_dir", "data", "--resume", str(trainer.run_folder(name))]
     before = len(trainer.records(name, "metrics.jsonl"))
     again = trainer.start(f"{name}.again", [*resume, "--device", "cuda:0"])
     time.sleep(6)
     again.send_signal(signal.SIGTERM)
     return {
-        "signal": signal.Signals(number).name,
         "exit_code": code,
         "seconds": seconds,
         "message": trainer.last_words(f"{name}.rank0"),
@@ -161,8 +159,7 @@ def main():
             "commit": os.environ.get("HAX_COMMIT", ""),
             "loss_curves": loss_curves(trainer, len(gpus)),
             "throughput": throughput(trainer, len(gpus)),
-            "killed": lost_rank(trainer, len(gpus), "killed", signal.SIGKILL),
-            "stopped": lost_rank(trainer, len(gpus), "stopped", signal.SIGSTOP),
+            "killed": lost_rank(trainer, len(gpus), "killed"),
             "sweep": sweep(trainer, len(gpus)),
         }
     Path(sys.argv[2]).write_text(json.dumps(result, indent=1) + "\n")
