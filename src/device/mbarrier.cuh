@@ -20,12 +20,6 @@ __device__ inline void arrive(uint64_t& barrier) {
       : "memory");
 }
 
-// Arrives once this thread's asynchronous copies (async_copy.cuh) are there.
-__device__ inline void arrive_on_copies(uint64_t& barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(&barrier))
-               : "memory");
-}
-
 // Until the barrier's first phase (parity 0), its second (parity 1), its third (parity 0) and so on has ended.
 __device__ inline void wait(uint64_t& barrier, uint32_t parity) {
   uint32_t ended;

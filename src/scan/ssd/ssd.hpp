@@ -168,6 +168,8 @@ CudaDevice cuda_device(hax_device);
 CudaForwardPlan plan_cuda_forward(const ForwardParams&, Workspace&);
 ForwardParams forward_without_gate(const BackwardParams&, const Tensor& y);
 CudaBackwardPlan plan_cuda_backward(const BackwardParams&, Workspace&);
+// Whether there are kernels of Gradients::by_warpgroups for this device.
+bool cuda_has_warpgroup_gradients(hax_device);
 void cuda_backward(const BackwardParams&, const CudaBackwardPlan&, void* stream);
 void cuda_forward(const ForwardParams&, const CudaForwardPlan&, void* stream);
 void cuda_step(const StepParams&, void* stream);

@@ -58,7 +58,6 @@ struct ChunkAt {
   int64_t first;              // token of the sequence
   int tokens;                 // at most a chunk's; 0: the place is unused
 
-  ChunkAt() = default;
   __device__ ChunkAt(const Sequences& sequences, const Chunks& chunks, int64_t at)
       : place(at),
         s(sequences.packed() ? sequence_at(sequences, chunks, at)

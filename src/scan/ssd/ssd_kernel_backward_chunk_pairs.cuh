@@ -1,9 +1,8 @@
-// A unit's pairs of tokens (t, s) of a chunk, by a warpgroup of its own: mix and dscores to shared memory, and sums of what
-// they give to y . g. A warp has 16 tokens t of each half of the chunk.
+// A unit's pairs of tokens (t, s) of a chunk, blocks of 16 x 16 of them by a warp each: mix and dscores to shared memory, and
+// sums of what they give to y . g.
 #pragma once
 
 #include "scan/ssd/ssd_kernel_backward_chunk_memory.cuh"
-#include "scan/ssd/ssd_kernel_forward_state.cuh"
 
 namespace hax::ssd {
 
@@ -11,124 +10,103 @@ template <class S>
 class ChunkPairs {
   using T = typename S::T;
   using Shared = ChunkShared<S>;
-  static constexpr int kHalf = Shared::kHalf, kHalfBytes = kHalf * 128, kBlocks = kHalf / 16;
-  using Accumulators = float[8][4];
+  static constexpr int Q = S::kTokens, kBands = Q / 16, kBlocks = kBands * (kBands + 1) / 2;
+  static constexpr int kPlaceBits = 8, kBandBits = 4;
 
  public:
-  __device__ explicit ChunkPairs(const ChunkContext<S>& context)
-      : context_(context), shared_(context.shared) {}
+  __device__ explicit ChunkPairs(Shared& shared) : shared_(shared) {
+    int shift = 0;
+    for (int index = warp_; index < kBlocks; index += kChunkWarps, shift += kPlaceBits) {
+      int t = 0;
+      while ((t + 1) * (t + 2) / 2 <= index) ++t;
+      places_ |= static_cast<uint32_t>(index - t * (t + 1) / 2 | t << kBandBits) << shift;
+    }
+  }
 
-  __device__ void run() {
-    wait_for_operands(shared_.group_full, 0);
-    const int count = context_.count();
-    for (int i = 0; i < count; ++i) {
-      asm volatile("" : "+r"(lane_));  // keeps addresses from being made for all units at once
-      wait_for_operands(shared_.tokens_full[i % 2], i / 2);
-      float skip = 0.0f;
+  // steps: as in StepRows.
+  __device__ void run(int stage, const float* steps) {
+    uint32_t places = places_;
 #pragma unroll 1
-      for (int half = 0; half < 2; ++half) {
-        float rows[2] = {};
-        if (half > 0) make_quarter<false>(kAcross, 1, 0, i, rows, skip);
-        make_quarter<true>(half == 0 ? kFirst : kSecond, half, half, i, rows, skip);
-        const float row = device::warp_sums<4>(rows, lane_);
-        const int t = half * kHalf + warp_ * 16 + lane_ / 4;
-        if (lane_ % 4 < 2) shared_.sums.rows[t + lane_ % 2 * 8] = row;
+    for (int index = warp_; index < kBlocks; index += kChunkWarps, places >>= kPlaceBits) {
+      const int s = places & ((1 << kBandBits) - 1),
+                t = places >> kBandBits & ((1 << kBandBits) - 1);
+      if (s == t) {
+        block<true>(stage, steps, s, t);
+      } else {
+        block<false>(stage, steps, s, t);
       }
-      skip = device::warp_sum(skip);
-      if (lane_ == 0) shared_.sums.skip[warp_] = skip;
-      device::publish_to_products();
-      device::arrive(shared_.pairs_full);
-      arrive_by_warp(shared_.tokens_empty[i % 2]);
     }
   }
 
  private:
-  // d = rows of half t of a by those of half s of b, columns contracted.
-  template <int kColumns, class Tile>
-  __device__ static void multiply(Accumulators& d, const Tile& a, int t, const Tile& b, int s) {
-    const uint64_t left = device::swizzled_operand(a.address() + t * kHalfBytes, 16, 1024);
-    const uint64_t right = device::swizzled_operand(b.address() + s * kHalfBytes, 16, 1024);
-#pragma unroll
-    for (int k = 0; k < kColumns / 16; ++k) {
-      const int at = k / 4 * Tile::kPanelBytes + k % 4 * 32;
-      device::warpgroup_mma_shared<T>(d, device::operand_at(left, at),
-                                      device::operand_at(right, at), k > 0);
-    }
+  // d[n] += rows of 16 columns of `left` times those of `right`.
+  __device__ void add_product(float (&d)[2][4], uint32_t left, uint32_t right, int k) const {
+    uint32_t a[4], b[4];
+    device::load_matrix_x4(a, left + (offset_ ^ k * 32));
+    device::load_matrix_x4(b, right + (right_offset_ ^ k * 32));
+    device::mma_16x8x16<T>(d[0], a, {b[0], b[1]});
+    device::mma_16x8x16<T>(d[1], a, {b[2], b[3]});
   }
 
-  // Half t of later tokens with half s of earlier ones.
   template <bool kDiagonal>
-  __device__ void make_quarter(int quarter, int t, int s, int i, float (&rows)[2], float& skip) {
-    Accumulators dmix, scores;
-    device::begin_products();
-    multiply<S::kWidth>(dmix, shared_.g[i % 2], t, shared_.x[i % 2], s);
-    multiply<S::kStates>(scores, shared_.C, t, shared_.B, s);
-    device::end_products();
-    device::wait_for_products<0>();
-    forget_derived(dmix);
-    forget_derived(scores);
-    if (quarter == kFirst && i > 0) device::wait(shared_.pairs_empty, (i - 1) % 2);
-    const auto& steps = shared_.steps[i % 2];
-    const float* const sum = steps.sum + t * kHalf + warp_ * 16 + lane_ / 4;
-    const float sums[2] = {sum[0], sum[8]};
+  __device__ void block(int stage, const float* dts, int band_s, int band_t) {
+    const int r = lane_ / 4, c = lane_ % 4 * 2, s = 16 * band_s + r;
+    float dmix[2][4] = {}, scores[2][4] = {};
+    const uint32_t x = shared_.x[stage].address() + band_s * 2048;
+    const uint32_t g = shared_.g[stage].address() + band_t * 2048;
 #pragma unroll
-    for (int j = 0; j < kBlocks; ++j) {
-      if (kDiagonal && j > warp_) break;
-      if (!kDiagonal || j < warp_) {
-        block<false>(quarter, dmix, scores, steps, sums, rows, skip, t, s, j);
-      } else {
-        block<true>(quarter, dmix, scores, steps, sums, rows, skip, t, s, j);
-      }
+    for (int k = 0; k < S::kWidth / 16; ++k) add_product(dmix, x, g, k);
+    const uint32_t B = shared_.B.address() + band_s * 2048;
+    const uint32_t C = shared_.C.address() + band_t * 2048;
+#pragma unroll
+    for (int k = 0; k < S::kStates / 16; ++k) {
+      const int panel = k / 4 * Shared::Rows::kPanelBytes;
+      add_product(scores, B + panel, C + panel, k % 4);
     }
-  }
-
-  // Block j of 16 tokens s.
-  template <bool kDiagonal>
-  __device__ void block(int quarter, const Accumulators& dmix, const Accumulators& scores,
-                        const typename Shared::Steps& steps, const float (&sums)[2],
-                        float (&rows)[2], float& skip, int half_t, int half_s, int j) {
-    const int r = lane_ / 4, c = lane_ % 4 * 2, first = half_s * kHalf + 16 * j + c;
+    const float* const exponents = dts + Q;
+    const float from[2] = {exponents[s], exponents[s + 8]}, dt[2] = {dts[s], dts[s + 8]};
+    float sums[2] = {}, rows[4] = {};
     uint32_t mix[4], dscores[4];
-    float columns[4] = {};
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const int n = k / 2, half = k % 2;
-      const float2 from = *reinterpret_cast<const float2*>(steps.left + first + 8 * n);
+    for (int k = 0; k < 4; ++k) {  // as left operands lie
+      const int n = k / 2, half = k % 2, t = 16 * band_t + 8 * n + c;
+      const float2 to = *reinterpret_cast<const float2*>(exponents + t);
       float mixed[2], gradient[2];
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const int over = 8 * n + c + e - r - 8 * half;  // s - t
-        float decay = device::exp2_approx(sums[half] - (e ? from.y : from.x));
-        if (kDiagonal && over > 0) decay = 0.0f;
-        const float dm = dmix[2 * j + n][2 * half + e], score = scores[2 * j + n][2 * half + e];
-        mixed[e] = score * decay;
+        const int over = 8 * n + c + e - r - 8 * half;  // t - s on the diagonal
+        float decay = device::exp2_approx((e ? to.y : to.x) - from[half]);
+        if (kDiagonal && over < 0) decay = 0.0f;
+        const float dm = dmix[n][2 * half + e];
+        mixed[e] = scores[n][2 * half + e] * decay;
         gradient[e] = dm * decay;
         float share = dm * mixed[e];
         if (kDiagonal && over == 0) {
-          shared_.sums.own[first + 8 * n + e] = dm * score;
-          skip += dm;
-          mixed[e] += steps.D;
+          shared_.own[t + e] = share;
+          shared_.skip[t + e] = dm;
           share = 0.0f;
         }
-        rows[half] += share;
-        columns[2 * n + e] += share;
+        sums[half] += share;
+        rows[2 * n + e] += share * dt[half];
       }
       mix[k] = device::pack_pair<T>(mixed[0], mixed[1]);
-      dscores[k] = device::pack_pair<T>(gradient[0], gradient[1]);
+      dscores[k] = device::pack_pair<T>(gradient[0] * dt[half], gradient[1] * dt[half]);
     }
-    const uint32_t place = warp_ * 2048 + (lane_offset(lane_) ^ j * 32);
+    constexpr int kHalf = kBands / 2;
+    const int quarter = band_s / kHalf + band_t / kHalf;
+    const uint32_t place = band_s % kHalf * 2048 + (offset_ ^ band_t % kHalf * 32);
     device::store_matrix_x4(shared_.mix[quarter].address() + place, mix);
     device::store_matrix_x4(shared_.dscores[quarter].address() + place, dscores);
-    const int k = sum_over_rows(columns, lane_);
-    if (r < 4) {
-      shared_.sums.columns[half_t * kBlocks + warp_][first + k / 2 * 8 + k % 2] = columns[0];
-    }
+    const float sum = device::warp_sums<4>(sums, lane_);
+    if (lane_ % 4 < 2) shared_.column[band_t][s + lane_ % 2 * 8] = sum;
+    const int k = sum_over_rows(rows, lane_);
+    if (r < 4) shared_.row[band_s][16 * band_t + k / 2 * 8 + c + k % 2] = rows[0];
   }
 
-  const ChunkContext<S>& context_;
   Shared& shared_;
-  int lane_ = threadIdx.x % device::kWarp;
-  const int warp_ = __shfl_sync(0xffffffffu, threadIdx.x / device::kWarp % 4, 0);
+  const int lane_ = threadIdx.x % device::kWarp, warp_ = threadIdx.x / device::kWarp;
+  const int offset_ = lane_offset(lane_), right_offset_ = right_lane_offset(lane_);
+  uint32_t places_ = 0;  // bands s and t of the warp's blocks
 };
 
 }  // namespace hax::ssd

@@ -23,11 +23,10 @@ __device__ void InputTile<S>::finish_sums(int i) {
   constexpr int K = LaneTokens<S>::kCount;
   auto& sums = shared_.sums[i % 2];
   const float* const dt = shared_.steps[i % 3].values;
-  float later[K] = {}, earlier[K], direct[K], own_dt[K];
+  float later[K] = {}, earlier[K], direct[K];
 #pragma unroll
   for (int k = 0; k < K; ++k) {
     const int t = lane_ * K + k;
-    own_dt[k] = dt[t];
     float row = 0.0f, column = 0.0f, from_dh = 0.0f;
 #pragma unroll
     for (int j = 0; j < G::kBands; ++j) {
@@ -56,8 +55,8 @@ __device__ void InputTile<S>::finish_sums(int i) {
   }
 #pragma unroll
   for (int k = 0; k < K; ++k) later[k] += earlier[k];
-  store_step_gradients<S>(p_, plan_, 0, block_.chunk.place, unit(i), later, direct, own_dt,
-                          shared_.steps[i % 3].A(), lane_);
+  store_step_gradients<S>(p_, plan_, 0, block_.chunk.place, unit(i), later, direct,
+                          shared_.steps[i % 3], lane_);
   if (p_.dD) store_skip_gradient(i);
 }
 

@@ -184,11 +184,10 @@ class OutputTile {
     const auto& sums = shared_.sums[i % 2];
     float through = lane_ < Grid::kWarps ? sums.through[lane_] : 0.0f;
     through = device::warp_sum(through);
-    float dexponent[K], direct[K] = {}, dt[K];
+    float dexponent[K], direct[K] = {};
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       const int t = lane_ * K + k;
-      dt[k] = shared_.steps[i % 3].values[t];
       float from_h = 0.0f;
 #pragma unroll
       for (int j = 0; j < Grid::kAcross; ++j) from_h += sums.from_h[j][t];
@@ -198,8 +197,8 @@ class OutputTile {
     sum_later(dexponent, lane_);
 #pragma unroll
     for (int k = 0; k < K; ++k) dexponent[k] += through;
-    store_step_gradients<S>(p_, plan_, 1, block_.chunk.place, unit(i), dexponent, direct, dt,
-                            shared_.steps[i % 3].A(), lane_);
+    store_step_gradients<S>(p_, plan_, 1, block_.chunk.place, unit(i), dexponent, direct,
+                            shared_.steps[i % 3], lane_);
   }
 
   Shared& shared_;

@@ -48,32 +48,6 @@ class SegmentWalk {
            (place * plan_.units(p_.heads) + unit_.index) * S::kStateSize;
   }
 
-  // In the first pass: leaves out the segment's chunks that have faded to less than 2^-50 at its end. By all lanes of a warp.
-  __device__ void skip_faded() {
-    if (!only_sum_) return;
-    const int lane = threadIdx.x % device::kWarp;
-    float faded = 1.0f;
-    for (int end = end_; end > begin_; end -= device::kWarp) {
-      const int step = end - 1 - lane;
-      float product = 1.0f;  // of the chunks from `step` to `end`
-      if (step >= begin_) {
-        const int64_t row = (place_ + chunk_at(step)) * p_.heads + unit_.head;
-        product = plan_.decays[row * 4 + back_];
-      }
-#pragma unroll
-      for (int distance = 1; distance < device::kWarp; distance *= 2) {
-        const float other = __shfl_up_sync(0xffffffffu, product, distance);
-        if (lane >= distance) product *= other;
-      }
-      const uint32_t gone = __ballot_sync(0xffffffffu, faded * product < 0x1p-50f);
-      if (gone != 0) {
-        begin_ = max(begin_, end - __ffs(static_cast<int>(gone)));
-        return;
-      }
-      faded *= __shfl_sync(0xffffffffu, product, device::kWarp - 1);
-    }
-  }
-
   // Before the segment, from the sums of those before it.
   __device__ void start() {
     if (only_sum_) return state_.clear();
@@ -138,9 +112,7 @@ class SegmentWalk {
   const Sequences::Range range_;
   const Unit unit_;
   const int64_t group_, place_;
-  const int chunks_;
-  int begin_;  // of the chunks to be walked
-  const int end_;
+  const int chunks_, begin_, end_;
   const int row_, column_;
   Tile state_;
 

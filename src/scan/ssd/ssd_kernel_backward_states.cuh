@@ -55,7 +55,6 @@ class Walk : WalkGrid<S>::Base {
 
   // The last warps bring the tiles; the others compute.
   __device__ void run() {
-    Base::skip_faded();
     const bool fetches = threadIdx.x >= kThreads;
     const int steps = kPerChunk * (end_ - begin_ - (goes_to_end() ? 0 : 1));
     if (fetches) {

@@ -111,7 +111,7 @@ __device__ void store_step_gradients(const BackwardParams& p, const CudaBackward
                                      int part, int64_t place, const Unit& unit,
                                      const float (&dexponent)[LaneTokens<S>::kCount],
                                      const float (&direct)[LaneTokens<S>::kCount],
-                                     const float (&dt)[LaneTokens<S>::kCount], float A, int lane) {
+                                     const StepRows<S>& steps, int lane) {
   constexpr int K = LaneTokens<S>::kCount;
   const int64_t row = part * plan.slices + unit.slice(S::kWidth);
   float* const to =
@@ -119,8 +119,8 @@ __device__ void store_step_gradients(const BackwardParams& p, const CudaBackward
   float sums[K], dA = 0.0f;
 #pragma unroll
   for (int i = 0; i < K; ++i) {
-    sums[i] = A * dexponent[i] + direct[i];
-    dA += dexponent[i] * dt[i];
+    sums[i] = steps.A() * dexponent[i] + direct[i];
+    dA += dexponent[i] * steps.values[lane * K + i];
   }
   device::store_packed<float, K>(to + lane * K, sums);
   dA = device::warp_sum(dA);
@@ -196,7 +196,6 @@ template <class S>
 struct GradientBlock {
   ChunkAt chunk;
   int64_t group, share, first, last;
-  GradientBlock() = default;
   __device__ GradientBlock(const BackwardParams& p, const CudaBackwardPlan& plan)
       : chunk(p.sequences, {S::kTokens, plan.chunks.count},
               blockIdx.x / (narrow(plan.shares) * narrow(p.groups))),

@@ -15,28 +15,16 @@ Tensor compact(const Tensor& like, void* data) {
   return tensor;
 }
 
-CudaDevice device_of(const BackwardParams& p) {
-  if constexpr (kWithCuda) return cuda_device(p.device);
-  return {};
+bool has_warpgroup_gradients(hax_device device) {
+  if constexpr (kWithCuda) return cuda_has_warpgroup_gradients(device);
+  return false;
 }
 
-CudaBackwardShape choose_shape(const BackwardParams& p, const CudaDevice& device) {
+CudaBackwardShape choose_shape(const BackwardParams& p) {
   if (p.x.type == Type::fp32) return kCudaBackwardShapes32[p.states > 32];
   if (p.states <= 32 && p.width <= 16) return kCudaBackwardShapes16[0];
-  if (p.states <= 128 && device.warpgroup_products) return kCudaBackwardShapes16[1];
+  if (p.states <= 128 && has_warpgroup_gradients(p.device)) return kCudaBackwardShapes16[1];
   return kCudaBackwardShapes16[2];
-}
-
-// How often to cut each of `pieces` of work, at most `most` times, to keep nine tenths of `places` busy until the end.
-int64_t choose_cuts(int64_t pieces, int64_t places, int64_t most) {
-  const auto busy = [&](int64_t n) {
-    return static_cast<double>(pieces * n) / static_cast<double>(round_up(pieces * n, places));
-  };
-  int64_t best = 1;
-  for (int64_t n = 2; n <= most && busy(best) < 0.9; ++n) {
-    if (busy(n) > busy(best)) best = n;
-  }
-  return best;
 }
 
 }  // namespace
@@ -51,29 +39,36 @@ ForwardParams forward_without_gate(const BackwardParams& p, const Tensor& y) {
   return forward;
 }
 
-// Blocks among which a group's units are shared out; by warpgroups a processor has one at a time.
-int64_t choose_shares(const CudaBackwardShape& shape, const CudaDevice& device, int64_t members,
-                      int64_t blocks) {
-  constexpr int64_t kEnoughBlocks = 512;
-  const int64_t shares = shape.gradients == Gradients::by_warpgroups
-                             ? choose_cuts(blocks, device.processors, members)
-                             : ceil_div(kEnoughBlocks, blocks);
+// Blocks among which a group's units are shared out.
+int64_t choose_shares(const CudaBackwardShape& shape, int64_t members, int64_t blocks) {
+  constexpr int64_t kEnoughBlocks = 512, kProcessors = 132;
+  if (shape.gradients != Gradients::by_warpgroups) {
+    return smaller(members, ceil_div(kEnoughBlocks, blocks));
+  }
+  // A processor has one block at a time: the fewest shares that keep nine tenths of them busy.
+  int64_t shares = 1;
+  const auto busy = [&](int64_t n) {
+    return static_cast<double>(blocks * n) / static_cast<double>(round_up(blocks * n, kProcessors));
+  };
+  for (int64_t n = 2; n <= members && busy(shares) < 0.9; ++n) {
+    if (busy(n) > busy(shares)) shares = n;
+  }
   return smaller(members, shares);
 }
 
 // Lengths of packed sequences are not known here, so those are not cut.
-void plan_segments(const BackwardParams& p, const CudaDevice& device, CudaBackwardPlan& plan,
-                   Workspace& workspace) {
-  constexpr int64_t kLeastChunks = 8, kBlocks = 2;  // of a segment; of a processor at a time
+void plan_segments(const BackwardParams& p, CudaBackwardPlan& plan, Workspace& workspace) {
+  constexpr int64_t kProcessors = 132, kLeastChunks = 8;
   const int64_t walks = 2 * p.sequences.count() * plan.units(p.heads);
   const int64_t chunks = plan.chunks.per_row(p.sequences);
   plan.segments = 1;
   plan.segment_chunks = larger(1, chunks);
-  const bool few = plan.shape.gradients != Gradients::by_warps || walks < device.processors;
-  if (!p.sequences.packed() && walks > 0 && chunks > 0 && few) {
-    const int64_t segments = choose_cuts(walks, kBlocks * device.processors, chunks / kLeastChunks);
-    plan.segment_chunks = ceil_div(chunks, segments);
-    plan.segments = ceil_div(chunks, plan.segment_chunks);
+  if (!p.sequences.packed() && walks > 0 && walks < kProcessors) {
+    const int64_t segments = smaller(2 * kProcessors / walks, chunks / kLeastChunks);
+    if (segments > 1) {
+      plan.segment_chunks = ceil_div(chunks, segments);
+      plan.segments = ceil_div(chunks, plan.segment_chunks);
+    }
   }
   const int64_t sums = plan.segments > 1 ? walks * plan.segments : 0;
   plan.segment_states = workspace.take<float>(sums * plan.shape.width * plan.shape.states);
@@ -82,8 +77,7 @@ void plan_segments(const BackwardParams& p, const CudaDevice& device, CudaBackwa
 
 CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspace) {
   CudaBackwardPlan plan;
-  const CudaDevice device = device_of(p);
-  plan.shape = choose_shape(p, device);
+  plan.shape = choose_shape(p);
   plan.chunks.tokens = plan.shape.tokens;
   plan.chunks.count = p.sequences.packed() ? p.length / plan.chunks.tokens + p.sequences.count()
                                            : p.batch * plan.chunks.per_row(p.sequences);
@@ -91,7 +85,7 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   const int64_t units = plan.units(p.heads);
   const int64_t members = p.groups > 0 ? units / p.groups : 0;
   const int64_t blocks = larger(1, plan.chunks.count * p.groups);
-  plan.shares = choose_shares(plan.shape, device, members, blocks);
+  plan.shares = choose_shares(plan.shape, members, blocks);
   plan.skip_columns = p.D.ndim == 2 ? plan.shape.width : 1;
 
   const int64_t per_head = plan.chunks.count * p.heads, tokens = plan.chunks.tokens;
@@ -106,7 +100,7 @@ CudaBackwardPlan plan_cuda_backward(const BackwardParams& p, Workspace& workspac
   plan.decays = workspace.take<float>(per_head * 4);
   plan.weights = take(2 * per_head * tokens);
   plan.states = take(2 * plan.chunks.count * units * plan.shape.width * plan.shape.states);
-  plan_segments(p, device, plan, workspace);
+  plan_segments(p, plan, workspace);
   const bool apart = plan.shape.gradients == Gradients::apart;
   const bool sums = plan.shape.gradients != Gradients::by_warps;
   plan.parts = apart ? 2 : 1;
