@@ -65,6 +65,15 @@ TEST(SsdTiles, FullSizeHeads) {
                     {.batch = 2, .length = 130, .heads = 8, .width = 16, .states = 32}});
 }
 
+// More heads and chunks than a GPU has room for at once: a block takes several heads, one after the other.
+TEST(SsdTiles, ManyFullSizeHeads) {
+  const TestContext context(2);
+  const SsdCase c = typed(
+      {.batch = 11, .length = 300, .heads = 16, .width = 64, .states = 128, .z = false}, kBf16);
+  SCOPED_TRACE(describe(c));
+  expect_matches_oracle(c, context);
+}
+
 TEST(SsdTiles, LayoutsAndStateTypes) {
   const TestContext context(2);
   for (const hax_data_type type : {kFp16, kBf16}) {
