@@ -8,7 +8,7 @@ namespace hax {
 namespace {
 
 Sequences packed(std::vector<int32_t>& boundaries) {
-  Sequences sequences{1, boundaries.back(), {}};
+  Sequences sequences{1, boundaries.back(), 0, {}};
   sequences.cu_seqlens.data = boundaries.data();
   sequences.cu_seqlens.type = Type::int32;
   sequences.cu_seqlens.ndim = 1;
@@ -39,7 +39,7 @@ TEST(Sequences, PiecesCoverEveryTokenOnceAndSkipEmptySequences) {
 }
 
 TEST(Sequences, RowsAreSequencesWithoutBoundaries) {
-  const Sequences sequences{3, 5, {}};
+  const Sequences sequences{3, 5, 0, {}};
   EXPECT_EQ(sequences.count(), 3);
   sequences.for_each_piece(
       2, 1, 4, [](int64_t s, const Sequences::Range& range, int64_t first, int64_t last) {
