@@ -349,10 +349,10 @@ TEST(SparseAttention, WorkspaceStaysBelowOneGibibyte) {
         const hax_sparse_pattern pattern = {sizeof(pattern), kHaxPatterns, 0,      0,     0,
                                             &index,          &range,       &range, &index};
         const hax_sparse_attention_forward_args forward = {
-            sizeof(forward), &q, &k, &v, nullptr, &o, &lse, &pattern, 1.0f};
+            sizeof(forward), &q, &k, &v, nullptr, &o, &lse, &pattern, 1.0f, 0};
         const hax_sparse_attention_backward_args backward = {
             sizeof(backward), &q, &k, &v, nullptr,  &o,   &lse, &o,
-            nullptr,          &q, &k, &v, &pattern, 1.0f, 1};
+            nullptr,          &q, &k, &v, &pattern, 1.0f, 1,    0};
         size_t bytes = 0;
         ASSERT_EQ(hax_sparse_attention_forward_workspace(context, &forward, &bytes), HAX_SUCCESS);
         EXPECT_LE(bytes, size_t{1} << 30);
