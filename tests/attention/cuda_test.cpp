@@ -150,8 +150,8 @@ TEST(CudaAttentionWorkspace, AtMost40BytesATokenAndHead) {
                                   &index,          &index,   &index, nullptr};
     if (patterns & HAX_PATTERN_KEY_SELECTION) pattern.eviction = &index;
     if (patterns == 62u) pattern.window = pattern.sink = pattern.dilation = 64;
-    const hax_sparse_attention_forward_args args = {sizeof(args), &q,   &q,       &q,  nullptr,
-                                                    &q,           &lse, &pattern, 1.0f};
+    const hax_sparse_attention_forward_args args = {sizeof(args), &q,   &q,       &q,   nullptr,
+                                                    &q,           &lse, &pattern, 1.0f, 0};
     size_t bytes = 0;
     ASSERT_EQ(hax_sparse_attention_forward_workspace(context, &args, &bytes), HAX_SUCCESS)
         << hax_last_error();
@@ -170,6 +170,7 @@ TEST(CudaAttentionWorkspace, AtMost40BytesATokenAndHead) {
                                                               &v,
                                                               &pattern,
                                                               1.0f,
+                                                              0,
                                                               0};
     ASSERT_EQ(hax_sparse_attention_backward_workspace(context, &backward_args, &bytes), HAX_SUCCESS)
         << hax_last_error();

@@ -28,10 +28,10 @@ struct Call {
 
   Call() {
     forward = {sizeof(forward), q.arg(),   k.arg(),          v.arg(), nullptr,
-               o.arg(),         lse.arg(), &pattern.pattern, 1.0f};
-    backward = {sizeof(backward), q.arg(),   k.arg(),          v.arg(), nullptr,
-                o.arg(),          lse.arg(), d_o.arg(),        nullptr, dq.arg(),
-                dk.arg(),         dv.arg(),  &pattern.pattern, 1.0f,    0};
+               o.arg(),         lse.arg(), &pattern.pattern, 1.0f,    0};
+    backward = {sizeof(backward), q.arg(),   k.arg(), v.arg(),  nullptr,  o.arg(),
+                lse.arg(),        d_o.arg(), nullptr, dq.arg(), dk.arg(), dv.arg(),
+                &pattern.pattern, 1.0f,      0,       0};
   }
 };
 
@@ -266,9 +266,9 @@ TEST(SparseAttentionArguments, IndexContentsPacked) {
     const Argument q = Argument::input(data.oracle.q), k = Argument::input(data.oracle.k);
     const Argument v = Argument::input(data.oracle.v), o = Argument::output(c.o_shape());
     const Argument cu = Argument::indices(c.cu_seqlens);
-    const hax_sparse_attention_forward_args args = {sizeof(args), q.arg(),          k.arg(),
-                                                    v.arg(),      cu.arg(),         o.arg(),
-                                                    nullptr,      &pattern.pattern, 1.0f};
+    const hax_sparse_attention_forward_args args = {
+        sizeof(args), q.arg(), k.arg(),          v.arg(), cu.arg(),
+        o.arg(),      nullptr, &pattern.pattern, 1.0f,    0};
     HostScratch scratch(1 << 20);
     EXPECT_TRUE(refused(
         hax_sparse_attention_forward(context, &args, scratch.data(), scratch.size(), nullptr),
